@@ -1,0 +1,264 @@
+"""The seams of Theus and the records that cross them. Read this first.
+
+State lives behind :class:`Store`, execution behind :class:`Environment`, time behind :class:`Clock`.
+Environments never touch stores: a :class:`Call` carries its snapshot in, an :class:`Outcome` carries
+reads and writes out, and the commit happens in one place (``attempt.py``). So every environment means
+the same, and dropping an outcome is always safe.
+
+The records of the hot path (`Call`, `Outcome`, `Commit`) are slotted but not frozen: a frozen dataclass
+sets each field through ``object.__setattr__``, which made one call 3 us dearer. Nobody changes them
+after they were made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from theus.processes import Process
+    from theus.state.access import Ops, Reads
+    from theus.state.snapshot import Snapshot
+    from theus.state.transaction import Transaction
+
+Version = int  #: counts commits; 0 is the state that the engine was made with
+
+
+# --- state -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Commit:
+    """One request to change the state, all or nothing."""
+
+    base: Version  #: the version that ``reads`` were made on
+    reads: Reads
+    ops: Ops
+    author: str  #: the process's name, for reports of conflicts
+    #: Called inside the commit with a transaction on the newest state that already holds ``ops``; what it
+    #: writes there belongs to the same commit, and if it raises, nothing is committed and that error comes out.
+    #: Messages to state and invariants run here.
+    complete: Callable[[Transaction], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The commit was made. ``ops``: all that it wrote, messages included (empty: nothing changed)."""
+
+    version: Version
+    ops: Ops
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Something that the call had read was changed since; nothing was committed."""
+
+    path: tuple[Any, ...]  #: where
+    author: str  #: the process that changed it, if known
+
+
+class Store(Protocol):
+    """Where the one state lives. Safe to use from any thread and any loop."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The newest committed state."""
+
+    async def open(self) -> Snapshot:
+        """Get ready for use; gives the state as it is stored."""
+
+    async def commit(self, batch: Sequence[Commit]) -> Sequence[Committed | Conflict]:
+        """Make each commit of the batch, in order, or none of it. Errors of ``complete`` are raised."""
+
+    async def close(self) -> None: ...
+
+
+# --- execution -------------------------------------------------------------------------------------------------------
+
+
+class Host(Protocol):
+    """What a running call may ask of the engine that runs it; in a worker process the wire answers."""
+
+    def report(self, call: Call, value: Any) -> None:
+        """Hand a live value to whoever listens, at once."""
+
+    def resource(self, name: str) -> Any:
+        """The shared instance of a resource for this loop or worker process."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One attempt to run a process: everything an environment needs."""
+
+    process: Process[Any, Any]
+    args: tuple[Any, ...]  #: positional arguments after ``ctx``
+    kwargs: dict[str, Any]
+    snapshot: Snapshot | None  #: None: the engine has no domain
+    config: Any  #: a read-only view
+    pipe: Any  #: what the previous step returned
+    attempt: int  #: counts executions of this call from 1
+    key: object  #: ``str(key)`` is run, step, item and round; equal across attempts
+    deadline: float | None  #: when this attempt has to end, in the clock's seconds
+    host: Host
+    strict: bool = True  #: False: what breaks the contract is let through and reported
+    holds_ticket: bool = False  #: others may be waiting for this call to end
+    measure_cpu: bool = False  #: the thread's CPU clock costs 0.5 us a look, so short calls are sampled
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one attempt. Nothing of it has happened until it is committed."""
+
+    value: Any = None
+    error: BaseException | None = None
+    base: Version = 0  #: the version that ``reads`` were made on (the snapshot may have moved forward)
+    reads: Reads = ()
+    ops: Ops = ()
+    messages: Sequence[tuple[Process[Any, Any], dict[str, Any]]] = ()  #: messages to state, in order
+    emits: Sequence[tuple[str, Any]] = ()  #: (topic, value), delivered after the commit
+    wall: float = 0.0  #: seconds
+    cpu: float | None = None  #: seconds of the thread's CPU; None: not measured this time
+    place: str = ""  #: where exactly it ran: a thread's name, a worker's process id
+
+
+class Environment(Protocol):
+    """A place where calls run."""
+
+    name: str
+    capacity: int  #: calls at the same time
+
+    async def start(self) -> None: ...
+
+    async def run(self, call: Call) -> Outcome:
+        """Run one attempt to its end. What the body raises is in the outcome; cancelling this stops the body.
+
+        Raises ``CallTimeout`` when ``call.process.timeout`` is over, ``EnvironmentBroken`` if the worker
+        process died, ``NotTransferable`` if a value cannot cross.
+        """
+
+    async def stop(self, grace: float) -> None:
+        """End all that runs here; by force after ``grace`` seconds."""
+
+
+class Clock(Protocol):
+    """Time; tests own it."""
+
+    def now(self) -> float:
+        """Seconds, monotonic."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait on the running loop."""
+
+    def block(self, seconds: float) -> None:
+        """Wait in this thread."""
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened, as it happens. ``at``: the clock's seconds. ``key``: run, step, item and round."""
+
+    at: float
+    run_id: str
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted(Event):
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnded(Event):
+    target: str
+    state: str  #: "done", "failed" or "cancelled"
+    seconds: float
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EachStarted(Event):
+    """A fan-out begins. ``total``: how many items, None if its source does not know."""
+
+    step: str
+    total: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallStarted(Event):
+    process: str
+    attempt: int
+    environment: str
+    reason: str  #: why it was placed there, in words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallEnded(Event):
+    """One attempt ended. ``error``: None if it was committed."""
+
+    process: str
+    attempt: int
+    environment: str
+    place: str
+    wall: float
+    cpu: float | None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRetried(Event):
+    process: str
+    attempt: int  #: the attempt that failed
+    delay: float  #: seconds until the next
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallConflicted(Event):
+    process: str
+    attempt: int
+    path: str
+    author: str  #: the process that changed the path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateCommitted(Event):
+    process: str
+    version: Version
+    paths: tuple[str, ...]
+    seconds: float  #: how long the commit took
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reported(Event):
+    """``ctx.report(value)``: live, also from an attempt that later fails."""
+
+    process: str
+    attempt: int
+    value: Any = field(repr=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Emitted(Event):
+    """``ctx.emit(topic, value)``: after the commit."""
+
+    process: str
+    topic: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLost(Event):
+    process: str  #: what it was running
+    environment: str
+    exit_code: int | None
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Is called with every event, in the thread where it happens; what it raises is logged, not raised."""
+
+    def __call__(self, event: Event, /) -> None: ...

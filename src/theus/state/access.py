@@ -1,0 +1,372 @@
+"""Access: paths, what a transaction read, what it wants to change, and what a contract lets it touch.
+
+One idea of access is used everywhere (house.md, principle 3): a contract *declares* it, a transaction
+*observes* it, and the head of the state compares what was observed with what others wrote. The rule of
+conflict is FoundationDB's: what you read decides whether you conflict, what you write does not.
+
+**Read set** (``Reads``): a sequence of ``(path of a container, keys read in it, shape, deep)``.
+
+=========  ==============================================================================================
+keys       these fields, keys, indices or members were read; a key that is missing counts the same way
+shape      the set of keys or the length was read (``len``, iteration over keys, truth, a negative index)
+deep       everything at and below the container was read (``plain()``, equality, ``repr``, passing it on)
+=========  ==============================================================================================
+
+Walking through a path is no read, but an entry holds only while no container on its path was replaced.
+
+**Operations** (``Ops``): a sequence of plain tuples, in the order in which they are to be applied.
+
+=================================  ======================================================================
+``("set", path, value)``           the field, key or index ``path[-1]`` gets ``value``; new keys go to the end
+``("del", path)``                  the field or key goes away; ``del`` then ``set`` moves a key to the end
+``("append", path, [values])``     the list at ``path`` grows at its end
+``("add", path, number)``          the number at ``path`` grows (``Tally``)
+``("include", path, {members})``   the set at ``path`` has these members
+``("discard", path, {members})``   the set at ``path`` has none of these members
+=================================  ======================================================================
+
+Values inside operations are at rest (see ``values.py``): nobody changes them, so they may be shared.
+Both sequences are plain data and travel by pickle.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, NamedTuple
+
+from theus.errors import ContractError, DefinitionError, Path
+
+__all__ = ["Contract", "Grant", "Op", "Ops", "Path", "Read", "Reads", "show"]
+
+Read = tuple[Path, Collection[Any], bool, bool]
+Reads = Sequence[Read]
+Op = tuple[Any, ...]
+Ops = Sequence[Op]
+
+
+def show(path: Path) -> str:
+    """The path as text: ``users.'a b'.name``. Identifiers and numbers stand bare, other keys as Python writes them."""
+    return ".".join(_show_segment(segment) for segment in path) or "the domain"
+
+
+def _show_segment(segment: Any) -> str:
+    if isinstance(segment, str) and segment.isidentifier():
+        return segment
+    return repr(segment)
+
+
+# --- patterns --------------------------------------------------------------------------------------------------------
+
+
+class _Star(NamedTuple):
+    """``*``: any one segment."""
+
+
+class _Argument(NamedTuple):
+    """``{name}``: exactly the key that is equal to this argument of the call."""
+
+    name: str
+
+
+Pattern = tuple[Any, ...]  #: literal strings, ``_Star`` and ``_Argument``
+
+
+def _parse(pattern: object, option: str, parameters: Collection[str], process: str) -> Pattern:
+    where = f"process {process!r}: {option}="
+    if not isinstance(pattern, str):
+        raise DefinitionError(f"{where} takes patterns as text, not {pattern!r} ({type(pattern).__name__})")
+    for prefix in ("ctx.domain.", "domain."):
+        if pattern.startswith(prefix):
+            raise DefinitionError(
+                f"{where}[{pattern!r}]: patterns begin below the domain; write {pattern[len(prefix):]!r} instead"
+            )
+    return tuple(_segment(text, quoted, pattern, where, parameters) for text, quoted in _split(pattern, where))
+
+
+def _split(pattern: str, where: str) -> Iterable[tuple[str, bool]]:
+    """The segments of a pattern, and whether each was quoted (``stock.'black tea'``; a quoted one may hold dots)."""
+    rest = pattern
+    while True:
+        if rest[:1] in ("'", '"'):
+            end = rest.find(rest[0], 1)
+            if end < 0 or rest[end + 1 : end + 2] not in ("", "."):
+                raise DefinitionError(f"{where}[{pattern!r}]: a quoted segment must end with {rest[0]} before the next dot")
+            text, quoted, rest, more = rest[1:end], True, rest[end + 2 :], rest[end + 1 : end + 2] == "."
+        else:
+            text, dot, rest = rest.partition(".")
+            quoted, more = False, bool(dot)
+        yield text, quoted
+        if not more:
+            return
+
+
+def _segment(text: str, quoted: bool, pattern: str, where: str, parameters: Collection[str]) -> Any:
+    if quoted:
+        return text
+    if not text:
+        fixed = ".".join(part for part in pattern.split(".") if part)
+        advice = f"; write {fixed!r}" if fixed else ""
+        raise DefinitionError(f"{where}[{pattern!r}]: a segment is empty{advice}")
+    if text == "*":
+        return _Star()
+    if text.startswith("{") and text.endswith("}"):
+        name = text[1:-1]
+        if name not in parameters:
+            close = difflib.get_close_matches(name, list(parameters), 1)
+            known = f"; did you mean {{{close[0]}}}?" if close else f"; the parameters are {sorted(parameters)}"
+            raise DefinitionError(f"{where}[{pattern!r}]: the process has no parameter {name!r}{known}")
+        return _Argument(name)
+    if text == "**":
+        raise DefinitionError(f"{where}[{pattern!r}]: a pattern grants all that is below it; leave '**' out")
+    if "[" in text and text.endswith("]"):
+        field, _, key = text[:-1].partition("[")
+        bare = key.strip("'\"")
+        fixed = f"{field}.{{{key}}}" if key in parameters else f"{field}.{bare}"
+        raise DefinitionError(f"{where}[{pattern!r}]: a key is a segment of its own; write {pattern.replace(text, fixed)!r}")
+    if any(sign in text for sign in "*{}[]"):
+        raise DefinitionError(
+            f"{where}[{pattern!r}]: {text!r} is neither a name nor '*' nor '{{argument}}'; each must be a whole segment"
+            " (quote a key that holds such signs)"
+        )
+    return text
+
+
+def _patterns(option: str, value: object) -> tuple[object, ...]:
+    if isinstance(value, (str, bytes)):
+        raise DefinitionError(f"{option}={value!r} is one text; write {option}=[{value!r}]")
+    if isinstance(value, Mapping) or not isinstance(value, Iterable):
+        raise DefinitionError(f"{option}= takes a list of path patterns, not {type(value).__name__}")
+    return tuple(value)
+
+
+# --- grants ----------------------------------------------------------------------------------------------------------
+
+
+class _Node:
+    """A pattern tree while it is built: what is granted here, and below which segments more is granted."""
+
+    __slots__ = ("keys", "read", "star", "write")
+
+    def __init__(self) -> None:
+        self.read = False
+        self.write = False
+        self.keys: dict[Any, _Node] = {}
+        self.star: _Node | None = None
+
+    def add(self, segments: Pattern, arguments: Mapping[str, Any], *, write: bool) -> None:
+        node = self
+        for segment in segments:
+            if type(segment) is _Star:
+                if node.star is None:
+                    node.star = _Node()
+                node = node.star
+            else:
+                key = arguments[segment.name] if type(segment) is _Argument else segment
+                node = node.keys.setdefault(key, _Node())
+        if write:
+            node.write = True
+        else:
+            node.read = True
+
+
+class Grant:
+    """What one call may touch at and below one place. ``None`` stands for: everything.
+
+    A draft carries the grant of its place, so an access costs one dictionary lookup however many patterns
+    the contract has; below a place that may be read and written freely there is nothing left to look up.
+    """
+
+    __slots__ = ("_children", "_default", "arguments", "contract", "enumerable", "passable", "read", "write")
+
+    def __init__(self, read: bool, write: bool, children: dict[Any, Grant | None], *default: Grant | None) -> None:
+        self.read = read  #: everything at and below may be read
+        self.write = write  #: everything at and below may be written
+        self._children = children
+        #: for keys that no pattern names; without one, it is the same at every depth
+        self._default: Grant | None = default[0] if default else self
+        inner = [child for child in (*children.values(), self._default) if child is not self]
+        self.passable = read or any(child is None or child.passable for child in inner)  #: leads to something readable
+        beyond = self._default
+        self.enumerable = read or beyond is None or (beyond is not self and beyond.passable)  #: keys may be listed
+        self.contract: Contract | None = None  #: set at the root, for the words of an error
+        self.arguments: Mapping[str, Any] = {}
+
+    def child(self, key: Any) -> Grant | None:
+        """The grant one segment further down."""
+        return self._children.get(key, self._default)
+
+    def may_read(self, key: Any) -> bool:
+        child = self._children.get(key, self._default)
+        return child is None or child.read
+
+    def may_find(self, key: Any) -> bool:
+        """Whether it may be known if ``key`` is there: yes where a readable path leads through it."""
+        child = self._children.get(key, self._default)
+        return child is None or child.passable
+
+    def may_write(self, key: Any) -> bool:
+        child = self._children.get(key, self._default)
+        return child is None or child.write
+
+
+_NOTHING = Grant(False, False, {})
+_READ = Grant(True, False, {})
+_WRITE = Grant(False, True, {})
+
+
+def _flat(read: bool, write: bool) -> Grant | None:
+    """The grant that is the same at every depth."""
+    if read and write:
+        return None
+    if not read and not write:
+        return _NOTHING
+    return _READ if read else _WRITE
+
+
+def _compile(nodes: list[_Node], read: bool, write: bool) -> Grant | None:
+    """Overlay pattern trees (a literal segment and ``*`` may both lead here) and hand down what was granted above."""
+    read = read or any(node.read for node in nodes)
+    write = write or any(node.write for node in nodes)
+    if read and write:
+        return None
+    stars = [node.star for node in nodes if node.star is not None]
+    names: dict[Any, None] = {key: None for node in nodes for key in node.keys}
+    if not stars and not names:
+        return _flat(read, write)
+    default = _compile(stars, read, write) if stars else _flat(read, write)
+    children = {
+        key: _compile([*(node.keys[key] for node in nodes if key in node.keys), *stars], read, write) for key in names
+    }
+    return Grant(read, write, children, default)
+
+
+# --- contract --------------------------------------------------------------------------------------------------------
+
+
+class Contract:
+    """What a process declares to read, to write and to have for itself.
+
+    ``reads`` and ``writes`` are both ``None`` if the process declares nothing: then nothing is checked.
+    Giving one of them makes the other empty.
+    """
+
+    __slots__ = ("_exclusive", "_patterns", "_shared", "exclusive", "parameters", "process", "reads", "writes")
+
+    def __init__(
+        self,
+        process: str,
+        parameters: tuple[str, ...],
+        reads: dict[str, Pattern] | None,
+        writes: dict[str, Pattern] | None,
+        exclusive: dict[str, Pattern],
+    ) -> None:
+        self.process = process
+        self.parameters = parameters
+        self.reads = None if reads is None else tuple(reads)
+        self.writes = None if writes is None else tuple(writes)
+        self.exclusive = tuple(exclusive)
+        self._exclusive = tuple(exclusive.values())
+        self._patterns = [(pattern, False) for pattern in (reads or {}).values()]
+        self._patterns += [(pattern, True) for pattern in (writes or {}).values()]
+        bound = any(type(segment) is _Argument for pattern, _ in self._patterns for segment in pattern)
+        self._shared: Grant | None = None if bound or not self.declared else self._bind({})
+
+    @classmethod
+    def parse(
+        cls,
+        reads: Sequence[str] | None,
+        writes: Sequence[str] | None,
+        exclusive: Sequence[str],
+        parameters: Collection[str],
+        process: str,
+    ) -> Contract:
+        """Read the patterns of ``@process``; ``DefinitionError`` says what is wrong and how to write it."""
+
+        def read(option: str, value: Sequence[str]) -> dict[str, Pattern]:
+            return {str(text): _parse(text, option, parameters, process) for text in _patterns(option, value)}
+
+        declared = reads is not None or writes is not None
+        return cls(
+            process,
+            tuple(parameters),
+            read("reads", reads if reads is not None else ()) if declared else None,
+            read("writes", writes if writes is not None else ()) if declared else None,
+            read("exclusive", exclusive),
+        )
+
+    @property
+    def declared(self) -> bool:
+        return self.reads is not None
+
+    def grant(self, arguments: Mapping[str, Any]) -> Grant | None:
+        """What a call with these arguments may touch; ``None``: everything."""
+        if self._shared is not None or not self.declared:
+            return self._shared
+        return self._bind(arguments)
+
+    def _bind(self, arguments: Mapping[str, Any]) -> Grant | None:
+        root = _Node()
+        for pattern, write in self._patterns:
+            root.add(pattern, arguments, write=write)
+        grant = _compile([root], False, False) if self._patterns else Grant(False, False, {})
+        if grant is not None:
+            grant.contract = self
+            grant.arguments = arguments
+        return grant
+
+    def tickets(self, arguments: Mapping[str, Any]) -> tuple[Path, ...]:
+        """The paths of ``exclusive=`` for these arguments; ``*`` stays as the text ``"*"``."""
+        return tuple(
+            tuple(
+                arguments[part.name] if type(part) is _Argument else "*" if type(part) is _Star else part
+                for part in pattern
+            )
+            for pattern in self._exclusive
+        )
+
+    def check_against(self, domain_type: type) -> None:
+        """Refuse patterns whose first segment is no field of a dataclass domain."""
+        if not is_dataclass(domain_type):
+            return
+        known = [field.name for field in fields(domain_type)]
+        for option, patterns in (("reads", self.reads), ("writes", self.writes), ("exclusive", self.exclusive)):
+            for text in patterns or ():
+                first = _parse(text, option, self.parameters, self.process)[0]
+                if isinstance(first, str) and first not in known and not hasattr(domain_type, first):
+                    close = difflib.get_close_matches(first, known, 1)
+                    advice = f"did you mean {text.replace(first, close[0], 1)!r}?" if close else f"its fields are {known}"
+                    raise DefinitionError(
+                        f"process {self.process!r}: {option}=[{text!r}]: {domain_type.__name__} has no field {first!r}; {advice}"
+                    )
+
+    def violation(self, kind: str, path: Path, arguments: Mapping[str, Any]) -> ContractError:
+        """The error for an access that this contract does not grant. ``kind``: ``"read"`` or ``"write"``."""
+        option = "reads" if kind == "read" else "writes"
+        declared = (self.reads if kind == "read" else self.writes) or ()
+        exact = ".".join(_quote(segment) for segment in path)
+        bound = ".".join(self._argument(segment, arguments) or _quote(segment) for segment in path)
+        advice = [repr(text) for text in dict.fromkeys((exact, bound)) if text]
+        done = "read" if kind == "read" else "wrote"
+        return ContractError(
+            f"process {self.process!r} {done} {show(path)} but declares {option}={list(declared)}."
+            + (f" Add {' or '.join(advice)} to {option}=[...]" if advice else f" {option}= must name each field it uses"),
+            process=self.process,
+            path=show(path),
+            declared=declared,
+        )
+
+    def _argument(self, segment: Any, arguments: Mapping[str, Any]) -> str | None:
+        for name, value in arguments.items():
+            if type(value) is type(segment) and value == segment:
+                return f"{{{name}}}"
+        return None
+
+
+def _quote(segment: Any) -> str:
+    """A path segment as a pattern would spell it."""
+    if isinstance(segment, str):
+        plain = segment and not any(sign in segment for sign in ".*{}[]'\"")
+        return segment if plain else repr(segment)
+    return "*"

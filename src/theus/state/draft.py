@@ -1,0 +1,515 @@
+"""Drafts of objects: the user's own class, in a transaction.
+
+For each class a subclass is generated, once. An instance of it has an empty ``__dict__``; each field is a *non-data*
+descriptor of the subclass, so
+
+* the first read of a field finds the descriptor, which checks the grant, records the read, makes the child
+  draft and puts the result into the instance's ``__dict__``;
+* every further read finds it there: a native attribute access, 0.03 us;
+* writes go through a generated ``__setattr__``.
+
+The subclass inherits from the user's class, so methods, properties, ``super()``, ``isinstance``, ``match``,
+generated ``__eq__`` and ``__repr__`` work; ``__class__`` reports the user's class, so ``dataclasses.replace`` makes a
+plain one. The user's ``__init_subclass__``, ``__init__`` and ``__post_init__`` are not called for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from theus.state.access import Grant, Op, show
+from theus.state.fields import tally_fields
+from theus.state.node import MAKERS, Node, ended, make_tuple
+from theus.state.values import (
+    FACE,
+    KINDS,
+    LEAF,
+    MISSING,
+    OBJECT,
+    TUPLE,
+    Face,
+    copy_object,
+    ingest,
+    kind_of,
+    parts_of,
+    plain,
+    register,
+    slots_of,
+)
+
+if TYPE_CHECKING:
+    from theus.state.transaction import Transaction
+
+
+class ObjectNode(Node):
+    """What a transaction knows about one object; ``face`` is what the user has in hand."""
+
+    __slots__ = ("_added", "_written", "face")
+
+    face: Any
+
+    def __init__(self, tx: Transaction, parent: Node | None, key: Any, grant: Grant | None, base: Any, cls: Any) -> None:
+        self._tx = tx
+        self._parent = parent
+        self._key = key
+        self._grant = grant
+        self._base = base
+        self._reads = set()
+        self._shape = self._deep = False
+        self._dirty = cls._theus_watched
+        self._written: dict[str, None] = {}  #: fields that were assigned or deleted, in order
+        self._added: dict[str, int] | None = None  #: what was added to Tally fields
+        tx._nodes.append(self)
+        self.face = face = _new(cls)
+        cls._theus_set(face, self)
+
+    def _face(self) -> Any:
+        return self.face
+
+    def _holds(self, key: Any, face: Any) -> bool:
+        return self.face.__dict__.get(key) is face
+
+    def _wrote(self) -> bool:
+        if type(self.face)._theus_watched:
+            self._notice()
+        return bool(self._written or self._added)
+
+    def _emit(self, operations: list[Op]) -> None:
+        path = self._path()
+        held = self.face.__dict__
+        for name in self._written:
+            if name in held:
+                value = held[name]
+                place = (*path, name)
+                if KINDS.get(type(value)) != LEAF:
+                    value = ingest(value, place, self._tx._process)
+                operations.append(("set", place, value))
+            else:
+                operations.append(("del", (*path, name)))
+        if self._added:
+            operations += [("add", (*path, name), number) for name, number in self._added.items()]
+
+    def _built(self) -> Any:
+        new = copy_object(self._base)
+        held = self.face.__dict__
+        for name in self._written:
+            if name in held:
+                object.__setattr__(new, name, ingest(held[name], (*self._path(), name), self._tx._process))
+            else:
+                object.__delattr__(new, name)
+        for name, number in (self._added or {}).items():
+            object.__setattr__(new, name, getattr(self._base, name) + number)
+        for name, kid in self._kids().items():
+            object.__setattr__(new, name, kid._current())
+        return new
+
+    def _plain(self) -> Any:
+        self._read_deep()
+        new = copy_object(self._base)
+        held = self.face.__dict__
+        for name, part in parts_of(self._base).items():
+            if isinstance(getattr(type(self._base), name, None), functools.cached_property):
+                new.__dict__.pop(name, None)
+            elif name not in self._written and name not in held:
+                object.__setattr__(new, name, plain(part))
+        for name in self._written:
+            if name not in held:
+                object.__delattr__(new, name)
+        for name, value in held.items():
+            if name in self._written or hasattr(self._base, name):
+                object.__setattr__(new, name, plain(value))
+        return new
+
+    def _notice(self) -> None:
+        """Fields that were set behind our back (``object.__setattr__``, ``self.__dict__[...] =``) were written too."""
+        base = self._base
+        for name, value in self.face.__dict__.items():
+            if (
+                name not in self._written
+                and KINDS.get(type(value)) != FACE
+                and (old := getattr(base, name, MISSING)) is not value
+                and (old is not MISSING or name in type(self.face)._theus_fields)
+                and kind_of(type(value)) != TUPLE
+                and not isinstance(getattr(type(base), name, None), functools.cached_property)
+            ):
+                self._write(name)
+                self._written[name] = None
+
+    def _close(self, end: Any) -> None:
+        face = self.face
+        face.__dict__.clear()
+        type(face)._theus_set(face, end)
+        self._tx = self._parent = self._grant = self._base = self._reads = self._written = self.face = end
+
+
+class _Field:
+    """Reads a field for the first time. It has no ``__set__`` on purpose: afterwards the instance's dict answers."""
+
+    __slots__ = ("cls", "name")
+
+    def __init__(self, cls: type, name: str) -> None:
+        self.cls = cls
+        self.name = name
+
+    def __get__(self, face: Any, owner: type | None = None) -> Any:
+        name = self.name
+        if face is None:
+            return getattr(self.cls, name)
+        node = face._theus_node
+        tx = node._tx
+        head = tx._head
+        if head is not None and head.version != tx.base:
+            tx._extend()
+        if node._written and name in node._written:  # it was deleted
+            default = getattr(self.cls, name, MISSING)
+            if default is MISSING or name in slots_of(self.cls):
+                raise AttributeError(f"{self.cls.__name__!r} object has no attribute {name!r}")
+            return default
+        value = getattr(node._base, name)
+        if KINDS.get(type(value)) == LEAF:
+            grant = node._grant
+            if grant is not None and not grant.may_read(name):
+                node._refuse("read", name)
+            node._reads.add(name)
+        else:
+            value = node._wrap(name, value)
+        face.__dict__[name] = value
+        return value
+
+
+class _TallyField(_Field):
+    """Gives a handle, which reads the number only if it is asked for it."""
+
+    __slots__ = ()
+
+    def __get__(self, face: Any, owner: type | None = None) -> Any:
+        if face is None:
+            return getattr(self.cls, self.name)
+        node = face._theus_node
+        if node._written or type(getattr(node._base, self.name, None)) is not int:
+            return _Field.__get__(self, face, owner)
+        handle = TallyDraft(node, self.name, 0)
+        face.__dict__[self.name] = handle
+        return handle
+
+
+class ObjectDraft(Face):
+    """What all generated subclasses have in common; their instances are drafts of objects."""
+
+    __slots__ = ()
+
+    _theus_class: type
+    _theus_fields: frozenset[str] = frozenset()
+    _theus_tallies: frozenset[str] = frozenset()
+    _theus_watched = False  #: its own code may set fields behind our back
+    _theus_set: Any  #: sets the node of an instance
+    _theus_node: Any
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        pass  # the user's hook is for the user's subclasses
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("__") and name in getattr(self._theus_node._base, "__dict__", ()):
+            return _Field(self._theus_class, name).__get__(self)
+        inherited = getattr(self._theus_class, "__getattr__", None)
+        if inherited is not None:
+            return inherited(self, name)
+        raise AttributeError(f"{self._theus_class.__name__!r} object has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        node = self._theus_node
+        if name not in self._theus_fields and not _is_extra(self, node, name):
+            _set_other(self, node, name, value)
+            return
+        held = self.__dict__
+        if name in self._theus_tallies:
+            if type(value) is TallyDraft and value._node is node and value._name == name and name not in node._written:
+                node._write(name)
+                if node._added is None:
+                    node._added = {}
+                node._added[name] = value._delta
+                node._dirty = True
+                held[name] = value
+                return
+            value = _number_for_tally(node, name, value)
+            if node._added:
+                node._added.pop(name, None)
+        elif held.get(name, MISSING) is value and KINDS.get(type(value)) == FACE and name not in node._written:
+            return  # ``draft.items += [...]`` puts back what is there
+        node._write(name)
+        node._written[name] = None
+        node._dirty = True
+        held[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        node = self._theus_node
+        if name not in self._theus_fields and not _is_extra(self, node, name):
+            object.__delattr__(self, name)
+            return
+        gone = name in node._written and name not in self.__dict__
+        if gone or (name not in node._written and getattr(node._base, name, MISSING) is MISSING):
+            raise AttributeError(f"{self._theus_class.__name__!r} object has no attribute {name!r}")
+        node._write(name)
+        if name not in node._written:
+            node._reads.add(name)
+        node._written[name] = None
+        node._dirty = True
+        self.__dict__.pop(name, None)
+
+    def __copy__(self) -> Any:
+        return self._theus_plain()
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self._theus_plain()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        value = self._theus_plain()
+        return value.__reduce_ex__(protocol)
+
+    def _theus_rest(self) -> Any:
+        return self._theus_node._theus_rest()
+
+    def _theus_plain(self) -> Any:
+        return self._theus_node._plain()
+
+
+def _is_extra(face: Any, node: Any, name: str) -> bool:
+    """Whether ``name`` is an attribute that the instance has without declaring a field for it."""
+    return name in getattr(node._base, "__dict__", ()) and not isinstance(
+        inspect.getattr_static(type(node._base), name, None), functools.cached_property
+    )
+
+
+def _set_other(face: Any, node: Any, name: str, value: Any) -> None:
+    """Assign to something that is no field: a property with a setter, or nothing that would be kept."""
+    cls = type(node._base)
+    if hasattr(type(inspect.getattr_static(cls, name, None)), "__set__"):
+        object.__setattr__(face, name, value)
+        return
+    raise AttributeError(
+        f"{show(node._path())}: {cls.__name__} has no field {name!r}, so it would not be committed;"
+        f" declare the field in the class, or keep it in ctx.local"
+    )
+
+
+def _number_for_tally(node: Any, name: str, value: Any) -> int:
+    if type(value) is TallyDraft:
+        return int(value)
+    if not isinstance(value, int):
+        raise TypeError(f"{show((*node._path(), name))} is a Tally: it takes an int, not {type(value).__name__}")
+    return value
+
+
+def _frozen_setattr(self: Any, name: str, value: Any) -> None:
+    raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+
+
+def _frozen_delattr(self: Any, name: str) -> None:
+    raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
+
+
+def _watched_setattr(cls: type) -> Any:
+    """For a class with a ``__setattr__`` of its own: let it run, then note which fields it has set."""
+    own: Any = cls.__setattr__
+
+    def __setattr__(self: Any, name: str, value: Any) -> None:
+        node = self._theus_node
+        before = dict(self.__dict__)
+        own(self, name, value)
+        for field in self._theus_fields:
+            if self.__dict__.get(field, MISSING) is not before.get(field, MISSING):
+                if field != name and field not in before and field not in node._written:
+                    if getattr(node._base, field, MISSING) is self.__dict__[field]:
+                        continue  # it was only read
+                node._write(field)
+                node._written[field] = None
+                node._dirty = True
+
+    return __setattr__
+
+
+_CLASSES: dict[type, type] = {}
+
+
+def draft_class(cls: type) -> type:
+    """The generated subclass for a user's class."""
+    made = _CLASSES.get(cls)
+    if made is None:
+        made = _CLASSES[cls] = _generate(cls)
+    return made
+
+
+def field_names(cls: type) -> list[str]:
+    """The fields of a class that are kept in its instances."""
+    if dataclasses.is_dataclass(cls):
+        names = [field.name for field in dataclasses.fields(cls)]
+    else:
+        names = [*(getattr(cls, "__struct_fields__", None) or getattr(cls, "model_fields", ()))]
+    return [name for name in names if not isinstance(inspect.getattr_static(cls, name, None), property)]
+
+
+def subclass_slots(cls: type, own: str) -> tuple[str, ...]:
+    """The slots of a generated subclass: its own, and a dict and weak references if the class has none."""
+    slots = [own]
+    if not getattr(cls, "__dictoffset__", 0):
+        slots.append("__dict__")
+    if not getattr(cls, "__weakrefoffset__", 0):
+        slots.append("__weakref__")
+    return tuple(slots)
+
+
+def _generate(cls: type) -> type:
+    names = field_names(cls)
+    tallies = tally_fields(cls) & set(names)
+    body: dict[str, Any] = {
+        "__slots__": subclass_slots(cls, "_theus_node"),
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        "__class__": property(lambda self: cls),
+        "_theus_class": cls,
+        "_theus_fields": frozenset(names),
+        "_theus_tallies": tallies,
+        "_theus_watched": _may_bypass(cls),
+    }
+    for name in names:
+        body[name] = _TallyField(cls, name) if name in tallies else _Field(cls, name)
+    parameters = getattr(cls, "__dataclass_params__", None)
+    own_setattr: Any = cls.__setattr__
+    if parameters is not None and parameters.frozen:
+        body["__setattr__"] = _frozen_setattr
+        body["__delattr__"] = _frozen_delattr
+    elif own_setattr is not object.__setattr__ and dataclasses.is_dataclass(cls):
+        body["__setattr__"] = _watched_setattr(cls)
+    made: type = type(cls)(cls.__name__, (ObjectDraft, cls), body)
+    made._theus_set = made.__dict__["_theus_node"].__set__  # type: ignore[attr-defined]
+    register(made)
+    return made
+
+
+def _may_bypass(cls: type) -> bool:
+    """Whether the class has code that may set fields without ``__setattr__``; then its drafts are compared at the end."""
+    seldom = {"__init__", "__post_init__", "__setattr__", "__delattr__", "__new__", "__setstate__", "__getstate__"}
+    for base in cls.__mro__[:-1]:
+        for name, value in vars(base).items():
+            code = getattr(inspect.unwrap(value) if callable(value) else getattr(value, "fget", None), "__code__", None)
+            if code is not None and name not in seldom and {"__setattr__", "__dict__", "vars"} & set(code.co_names):
+                return True
+    return False
+
+
+_new = object.__new__
+
+
+def make_object(tx: Transaction, parent: Node | None, key: Any, grant: Grant | None, value: Any) -> Any:
+    """The draft of an object."""
+    return ObjectNode(tx, parent, key, grant, value, _CLASSES.get(type(value)) or draft_class(type(value))).face
+
+
+MAKERS[OBJECT] = make_object
+MAKERS[TUPLE] = make_tuple
+
+
+# --- Tally -----------------------------------------------------------------------------------------------------------
+
+
+class TallyDraft(Face):
+    """A number that has not been read yet: ``base + delta``. It acts as the int; ``+=`` and ``-=`` do not read it."""
+
+    __slots__ = ("_delta", "_name", "_node")
+
+    def __init__(self, node: Any, name: str, delta: int) -> None:
+        self._node = node
+        self._name = name
+        self._delta = delta
+
+    __class__: Any = property(lambda self: int)
+
+    def _value(self) -> int:
+        node = self._node
+        node._renew()
+        base = getattr(node._base, self._name)
+        grant = node._grant
+        if grant is not None and not grant.may_read(self._name):
+            node._refuse("read", self._name)
+        node._reads.add(self._name)
+        return int(base) + self._delta
+
+    def __iadd__(self, other: Any) -> Any:
+        if type(other) is not int:
+            if not isinstance(other, TallyDraft):
+                return self._value() + other
+            other = int(other)
+        node = self._node
+        node._base  # noqa: B018  (a closed transaction says so)
+        return TallyDraft(node, self._name, self._delta + other)
+
+    def __isub__(self, other: Any) -> Any:
+        if type(other) is not int:
+            if not isinstance(other, TallyDraft):
+                return self._value() - other
+            other = int(other)
+        node = self._node
+        node._base  # noqa: B018
+        return TallyDraft(node, self._name, self._delta - other)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._value(), name)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return int, (self._value(),)
+
+    def __copy__(self) -> int:
+        return self._value()
+
+    def __deepcopy__(self, memo: Any) -> int:
+        return self._value()
+
+    def __format__(self, spec: str) -> str:
+        return format(self._value(), spec)
+
+    def __round__(self, *digits: Any) -> int:
+        return round(self._value(), *digits)
+
+    def __pow__(self, other: Any, *modulus: Any) -> Any:
+        return pow(self._value(), _int(other), *modulus)
+
+    def _theus_rest(self) -> int:
+        return self._value()
+
+    def _theus_plain(self) -> int:
+        return self._value()
+
+
+def _int(value: Any) -> Any:
+    return value._value() if type(value) is TallyDraft else value
+
+
+def _unary(name: str) -> Any:
+    def method(self: Any) -> Any:
+        return getattr(self._value(), name)()
+
+    return method
+
+
+def _binary(name: str) -> Any:
+    def method(self: Any, other: Any) -> Any:
+        return getattr(self._value(), name)(_int(other))
+
+    return method
+
+
+for _name in ("int", "index", "float", "bool", "hash", "repr", "str", "neg", "pos", "abs", "invert", "trunc"):
+    setattr(TallyDraft, f"__{_name}__", _unary(f"__{_name}__"))
+for _name in ("ceil", "floor"):
+    setattr(TallyDraft, f"__{_name}__", _unary(f"__{_name}__"))
+for _name in ("eq", "ne", "lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod", "divmod"):
+    setattr(TallyDraft, f"__{_name}__", _binary(f"__{_name}__"))
+for _name in ("and", "or", "xor", "lshift", "rshift"):
+    setattr(TallyDraft, f"__{_name}__", _binary(f"__{_name}__"))
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "divmod", "pow", "and", "or", "xor", "lshift", "rshift"):
+    setattr(TallyDraft, f"__r{_name}__", _binary(f"__r{_name}__"))
+register(TallyDraft)

@@ -1,0 +1,237 @@
+"""The head: the newest state in memory, and the one place where it changes.
+
+A commit says on which version its reads were made. If that is still the newest, it is applied. Otherwise its reads are
+compared with what was written since, in a tree that holds only *written* paths, with three versions per place:
+
+=========  ===================================================================================
+``whole``  when the value at this place was replaced, deleted or came to be
+``shape``  when keys came or went below, or the length changed
+``deep``   when anything at or below changed
+=========  ===================================================================================
+
+A read of key ``k`` in container ``p`` stands if neither ``k`` nor ``p`` nor anything above was replaced since; a shape or
+deep read asks the other two numbers of ``p``. Written paths are checked for a replacement above them too, so
+an operation always finds its container. Where ``deep`` is not newer than the reader's version, the whole
+subtree is skipped: the usual check ends at the first step. (The rule is FoundationDB's: reads conflict, writes do not.)
+
+Places that no living snapshot is older than are swept when the tree has doubled, so its size follows the number
+of different places written while the oldest snapshot is held, not the number of commits.
+
+Threads: ``commit`` and ``renew`` hold one short lock; reading ``snapshot`` and ``version`` needs none, because a snapshot is
+complete before it is published.
+"""
+
+from __future__ import annotations
+
+import weakref
+from threading import Lock
+from typing import Any
+
+from theus.errors import Path
+from theus.protocols import Commit, Committed, Conflict
+from theus.state.access import Op, Ops, Reads
+from theus.state.apply import Editor
+from theus.state.snapshot import Snapshot
+from theus.state.transaction import Transaction
+from theus.state.values import ingest_domain
+
+_SINGLE = frozenset(("set", "del", "add"))  #: operations on one part of a container; the others are on the whole
+_SPARE = 16  #: versions for which the tree is kept though nobody is seen to need them
+
+
+_weak = weakref.ref
+
+
+class _Place:
+    """What happened at one written path, and who did it."""
+
+    __slots__ = ("below", "deep", "deep_by", "shape", "shape_by", "whole", "whole_by")
+
+    def __init__(self) -> None:
+        self.whole = self.shape = self.deep = 0
+        self.whole_by = self.shape_by = self.deep_by = ""
+        self.below: dict[Any, _Place] = {}
+
+
+class Head:
+    """The newest state in memory. Safe to use from any number of threads."""
+
+    def __init__(self, domain: Any, version: int = 0) -> None:
+        self._lock = Lock()
+        self.version = version  #: of the newest state
+        self._snapshot = Snapshot(version, ingest_domain(domain), self)
+        self._written = _Place()
+        self._places = 0
+        self._horizon = version  #: reads on older versions cannot be validated any more
+        self._alive: list[weakref.ref[Snapshot]] = [weakref.ref(self._snapshot)]
+        self._sweep_at = 256
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The newest committed state."""
+        return self._snapshot
+
+    def commit(self, commit: Commit) -> Committed | Conflict:
+        """Make the commit or change nothing. What ``commit.complete`` raises comes out of here."""
+        operations = commit.ops
+        complete = commit.complete
+        if not operations and complete is None:
+            return Committed(commit.base, ())
+        with self._lock:
+            # A sender that wrote nothing itself is serialized at its snapshot, whatever it read: its messages are
+            # transactions of their own (semantics.md, 4).
+            if operations and commit.base != self.version:
+                conflict = self._validate(commit.base, commit.reads, operations)
+                if conflict is not None:
+                    return conflict
+            if complete is not None:
+                operations = self._completed(operations, commit.author, complete)
+                if not operations:
+                    return Committed(self.version, ())
+            return Committed(self._apply(operations, commit.author), operations)
+
+    def renew(self, base: int, reads: Reads) -> Snapshot | None:
+        """The newest snapshot if nothing of ``reads``, made on version ``base``, has changed since; else None."""
+        with self._lock:
+            return self._snapshot if self._validate(base, reads, ()) is None else None
+
+    def _completed(self, operations: Ops, author: str, complete: Any) -> Ops:
+        snapshot = self._snapshot
+        # Without a head the transaction stays on this state, as it must under the lock.
+        tx = Transaction(Snapshot(snapshot.version, snapshot.root), process=author)
+        try:
+            tx.replay(operations)
+            complete(tx)
+            return tx.finish()[1]
+        finally:
+            tx.close()
+
+    # --- the rule of conflict ---
+
+    def _validate(self, base: int, reads: Reads, operations: Ops) -> Conflict | None:
+        if base < self._horizon:
+            return Conflict((), "")
+        for path, keys, shape, deep in reads:
+            place = self._reach(path, base)
+            if place is None:
+                continue
+            if type(place) is Conflict:
+                return place
+            if deep and place.deep > base:
+                return Conflict(path, place.deep_by)
+            if shape and place.shape > base:
+                return Conflict(path, place.shape_by)
+            below = place.below
+            if below:
+                for key in keys if len(keys) <= len(below) else [key for key in below if key in keys]:
+                    child = below.get(key)
+                    if child is not None and child.whole > base:
+                        return Conflict((*path, key), child.whole_by)
+        for operation in operations:
+            path = operation[1]
+            place = self._reach(path[:-1] if operation[0] in _SINGLE else path, base)
+            if type(place) is Conflict:
+                return place
+        return None
+
+    def _reach(self, path: Path, base: int) -> Any:
+        """The place at ``path``; None if nothing at or below it changed since ``base``; a Conflict if it was replaced."""
+        place = self._written
+        if place.deep <= base:
+            return None
+        if place.whole > base:
+            return Conflict((), place.whole_by)
+        for depth, key in enumerate(path, 1):
+            found = place.below.get(key)
+            if found is None or found.deep <= base:
+                return None
+            if found.whole > base:
+                return Conflict(path[:depth], found.whole_by)
+            place = found
+        return place
+
+    # --- the change ---
+
+    def _apply(self, operations: Ops, author: str) -> int:
+        version = self.version + 1
+        editor = Editor(self._snapshot.root)
+        if len(operations) == 1:
+            operation = operations[0]
+            moved = editor.apply(operation)
+            root = editor.finish()
+            self._mark(operation, moved, version, author)
+        else:
+            changes = [editor.apply(operation) for operation in operations]
+            root = editor.finish()
+            for operation, moved in zip(operations, changes, strict=True):
+                self._mark(operation, moved, version, author)
+        snapshot = Snapshot(version, root, self)
+        self._alive.append(_weak(snapshot))
+        self._snapshot = snapshot
+        self.version = version
+        if len(self._alive) > self._sweep_at or self._places > self._sweep_at:
+            self._sweep()
+        return version
+
+    def _mark(self, operation: Op, moved: bool, version: int, author: str) -> None:
+        """Note in the tree of written paths what an operation changed; ``moved``: keys or length changed."""
+        kind, path = operation[0], operation[1]
+        place = self._written
+        place.deep = version
+        place.deep_by = author
+        above: _Place | None = None
+        for key in path:
+            above = place
+            found = place.below.get(key)
+            if found is None:
+                found = place.below[key] = _Place()
+                self._places += 1
+            place = found
+            place.deep = version
+            place.deep_by = author
+        if kind in _SINGLE:
+            place.whole = version
+            place.whole_by = author
+            if kind != "add" and place.below:
+                self._places -= _count(place)
+                place.below = {}
+            if moved:
+                place = above or place
+                place.shape = version
+                place.shape_by = author
+            return
+        if moved:
+            place.shape = version
+            place.shape_by = author
+        if kind != "append":
+            for member in operation[2]:
+                child = place.below.get(member)
+                if child is None:
+                    child = place.below[member] = _Place()
+                    self._places += 1
+                child.whole = child.deep = version
+                child.whole_by = child.deep_by = author
+
+    def _sweep(self) -> None:
+        """Forget what happened before the oldest living snapshot."""
+        alive = [(reference, snapshot) for reference in self._alive if (snapshot := reference()) is not None]
+        self._alive = [reference for reference, _ in alive]
+        horizon = min(snapshot.version for _, snapshot in alive)
+        self._horizon = max(self._horizon, min(horizon, self.version - _SPARE))
+        _drop(self._written, self._horizon)
+        self._places = _count(self._written)
+        self._sweep_at = max(256, 2 * self._places, 2 * len(self._alive))
+
+
+def _drop(place: _Place, horizon: int) -> None:
+    outdated = [key for key, child in place.below.items() if child.deep <= horizon]
+    for key in outdated:
+        del place.below[key]
+    for child in place.below.values():
+        _drop(child, horizon)
+
+
+def _count(place: _Place) -> int:
+    return len(place.below) + sum(_count(child) for child in place.below.values() if child.below)
+
+

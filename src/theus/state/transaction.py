@@ -1,0 +1,242 @@
+"""One transaction: a snapshot to read, a draft to write, and at the end what was read and what is to change.
+
+::
+
+    tx = Transaction(head.snapshot)
+    tx.domain.hits += 1                      # ordinary mutation
+    reads, ops = tx.finish()
+    head.commit(Commit(tx.base, reads, ops, "count"))
+    tx.close()                               # the drafts are dead from here on
+
+**Snapshot extension** (LSA, Riegel/Felber/Fetzer 2006; TinySTM). At the first new read after others have
+committed, what was read so far is compared with what they wrote. If nothing of it changed, the transaction
+moves to the newest state: the reads so far belong to that state as well, so everything read stays one consistent
+picture, and a later commit has less to conflict with. If something changed, the old snapshot is kept: a
+read-only transaction ends well on it, a writing one conflicts at its commit. It never raises in user code.
+
+A transaction is used by one call at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import theus.state.containers
+import theus.state.lists  # noqa: F401  (both make themselves known as makers of drafts)
+from theus.errors import ContractError, Path
+from theus.state.access import Grant, Op, Ops, Read, Reads
+from theus.state.apply import apply_ops
+from theus.state.node import MAKERS, Ended, Node, ended
+from theus.state.snapshot import Snapshot
+from theus.state.values import MISSING, OBJECT, kind_of
+
+
+class Transaction:
+    """What one call reads and writes.
+
+    ``grant``: what its contract lets it touch (None: everything). ``violations``: where to put errors of the contract
+    instead of raising them.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_grant",
+        "_head",
+        "_kept",
+        "_kin",
+        "_nodes",
+        "_prior",
+        "_process",
+        "_root",
+        "_snapshot",
+        "_violations",
+        "base",
+    )
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        *,
+        process: str = "",
+        grant: Grant | None = None,
+        violations: list[ContractError] | None = None,
+    ) -> None:
+        self._snapshot: Snapshot | None = snapshot  # keeps the versions alive that the commit is validated against
+        self._root = snapshot.root
+        self._head = snapshot.head  #: None: the snapshot stays as it is
+        self._process = process
+        self._grant = grant
+        self._violations = violations
+        self._nodes: Any = []  #: all drafts in the order in which they were made; None: closed
+        self._prior: Ops = ()  #: operations that were replayed
+        self._kept: Reads = ()  #: reads from before a replay
+        self._kin: dict[int, list[Node]] | None = None
+        self.base = snapshot.version  #: the version on which all reads are valid
+
+    @property
+    def domain(self) -> Any:
+        """The draft of the whole domain."""
+        nodes = self._nodes
+        if nodes:
+            return nodes[0]._face()
+        if nodes is None:
+            raise ended(self._process)
+        root = self._root
+        return MAKERS[kind_of(type(root))](self, None, None, self._grant, root)
+
+    @property
+    def touched(self) -> bool:
+        """Whether anything was asked of the domain at all."""
+        return bool(self._nodes or self._prior)
+
+    @property
+    def has_written(self) -> bool:
+        """Whether a commit would change anything as things stand."""
+        return bool(self._prior) or any(node._wrote() for node in self._nodes or ())
+
+    def finish(self) -> tuple[Reads, Ops]:
+        """What was read, and the operations that make the changes. Values become values at rest here."""
+        nodes: list[Node] = self._nodes
+        if not nodes:
+            if nodes is None:
+                raise ended(self._process)
+            return self._kept, self._prior
+        self._head = self._kin = None
+        operations: list[Op] = [*self._prior]
+        for node in nodes:
+            if node._dirty and node._wrote() and (node._parent is None or node._attached()):
+                node._emit(operations)
+        # Children come after their parents in ``nodes``. A read or write below a place is checked against the replacement
+        # of everything above it, so that a place was looked up need only be recorded if nothing below vouches for it.
+        reads: list[Read] = [*self._kept]
+        active: set[int] = set()
+        for node in reversed(nodes):
+            parent = node._parent
+            if node._reads or node._shape or node._deep:
+                reads.append((() if parent is None else node._path(), node._reads, node._shape, node._deep))
+            elif parent is not None and id(node) not in active and not (node._dirty and node._wrote()):
+                parent._reads.add(node._key)
+                continue
+            if parent is not None:
+                active.add(id(parent))
+        return reads, operations
+
+    def close(self) -> None:
+        """End all drafts. Whoever still holds one gets a ``ScopeError`` at the next use."""
+        nodes = self._nodes
+        if nodes is None:
+            return
+        self._nodes = None
+        if nodes:
+            _end(nodes, self._process)
+        self._snapshot = self._root = self._head = self._grant = self._kin = None
+        self._prior = self._kept = ()
+
+    def replay(self, operations: Ops) -> None:
+        """Let these operations count as written here, before what follows. Drafts taken earlier end."""
+        if self._nodes:
+            self._kept, written = self.finish()
+            own = written[len(self._prior) :]
+            _end(self._nodes, self._process)
+            self._nodes = []
+            self._root = apply_ops(self._root, own, trial=True)
+            self._prior = written
+        self._head = None
+        self._root = apply_ops(self._root, operations, trial=True)
+        self._prior = [*self._prior, *operations]
+
+    def nested(
+        self, *, process: str = "", grant: Grant | None = None, violations: list[ContractError] | None = None
+    ) -> Transaction:
+        """A transaction under another contract on the state as this one sees it, own writes included.
+
+        ``self.replay(inner.finish()[1])`` takes over what it did; forgetting it undoes it.
+        """
+        return Transaction(Snapshot(self.base, self._now()), process=process, grant=grant, violations=violations)
+
+    def view(self) -> Any:
+        """A read-only view of the domain as this transaction sees it, own writes included."""
+        return Snapshot(self.base, self._now()).view()
+
+    def _now(self) -> Any:
+        if not self._nodes:
+            return self._root
+        _, operations = self.finish()
+        return apply_ops(self._root, operations[len(self._prior) :], trial=True)
+
+    # --- for drafts ---
+
+    def _refuse(self, kind: str, path: Path) -> None:
+        grant = self._grant
+        assert grant is not None and grant.contract is not None
+        error = grant.contract.violation(kind, path, grant.arguments)
+        if self._violations is None:
+            raise error
+        self._violations.append(error)
+
+    def _kids_of(self, parent: Node) -> Sequence[Node]:
+        """The drafts right below one, replaced ones included. For the end only: an index over all is made once."""
+        if self._kin is None:
+            self._kin = {}
+            for node in self._nodes:
+                self._kin.setdefault(id(node._parent), []).append(node)
+        return self._kin.get(id(parent), ())
+
+    def _stay(self) -> None:
+        """Keep this snapshot for good: something was taken over whole."""
+        self._head = None
+
+    def _extend(self) -> None:
+        """Move to the newest state if that has all that was read; else never try again."""
+        head = self._head
+        assert head is not None
+        nodes: list[Node] = self._nodes
+        entries = [
+            (node._path(), node._reads, node._shape, node._deep)
+            for node in nodes
+            if node._reads or node._shape or node._deep or node._dirty
+        ]
+        snapshot = head.renew(self.base, entries)
+        bases = None if snapshot is None else _resolve(nodes, snapshot.root)
+        if snapshot is None or bases is None:
+            self._head = None
+            return
+        for node, base in zip(nodes, bases, strict=True):
+            node._base = base
+        self._snapshot = snapshot
+        self._root = snapshot.root
+        self.base = snapshot.version
+
+
+def _end(nodes: list[Node], process: str) -> None:
+    end = Ended(process)
+    for node in nodes:
+        node._close(end)
+
+
+def _resolve(nodes: list[Node], root: Any) -> list[Any] | None:
+    """The value at rest of each draft's place in another state; None if a place is gone or is something else now."""
+    found: dict[int, Any] = {}
+    bases: list[Any] = []
+    for node in nodes:
+        parent = node._parent
+        if parent is None:
+            base = root
+        else:
+            base = _lookup(found[id(parent)], node._key)
+        kind = kind_of(type(base))
+        if base is MISSING or kind != kind_of(type(node._base)) or (kind == OBJECT and type(base) is not type(node._base)):
+            return None
+        found[id(node)] = base
+        bases.append(base)
+    return bases
+
+
+def _lookup(container: Any, key: Any) -> Any:
+    if kind_of(type(container)) == OBJECT:
+        return getattr(container, key, MISSING)
+    try:
+        return container[key]
+    except (KeyError, IndexError):
+        return MISSING

@@ -1,0 +1,411 @@
+"""Big containers that keep their old versions readable: ``VDict``, ``VList``, ``VSet``.
+
+A container of more than 256 entries is not copied when it changes. All its versions share one *core*: the
+newest content in an ordinary dict or list, and per key a short list of undo entries. A version is a small
+immutable handle ``(core, number)``::
+
+    core.data    {"a": 3, "b": 7}                       the newest content
+    core.undo    {"a": [(5, 1), (9, 2)]}                before change 5 "a" was 1, before change 9 it was 2
+    handle 7     reads "a": first entry with a number > 7 -> 2;  "b": no entry -> as it is in data
+
+So writing one key of a million costs what it costs with ten, and reading an old version costs a look-up and a
+binary search, however many commits behind it is. (Baker's rerooting arrays, as in Conchon & Filliatre, "A
+persistent union-find data structure", are as fast to write, but a read there walks one step per commit.)
+
+**Order.** Changing a value keeps its place, so old versions iterate like the newest. A deleted (or moved) key
+leaves its place; to know where it stood each key then needs a serial number. Numbers are made at the first
+deletion that an older version can see: once, and then kept up to date.
+
+**Memory.** Each handle that dies gives its number back. An undo entry between two neighbouring live versions
+goes at once, entries older than the oldest live version go when it dies: n live versions keep at most n + 1
+entries of a key, and without old versions there are none.
+
+**Threads.** Writers of one core take its lock. Readers take none: a writer first raises the core's number,
+then publishes the undo entry, then changes the data; a reader first reads the data, then looks if its number
+is still the newest and otherwise for an undo entry. Whatever the interleaving it finds its own value. This
+needs single operations of dict and list to be atomic, which both the GIL and the per-object locks of
+free-threaded builds give.
+
+Writing goes through ``edit()``, which gives the next handle; until that is published nobody else knows it.
+``edit()`` of a handle that is not the newest copies the whole (nobody does that in normal operation).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Iterable, Iterator
+from threading import Lock
+from typing import Any
+
+LIMIT = 256  #: containers up to this size are plain and copied on commit
+
+
+class _Missing:
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<missing>"
+
+    def __reduce__(self) -> str:
+        return "MISSING"
+
+
+MISSING: Any = _Missing()  #: no such key
+
+
+Entry = tuple[int, Any, int]  #: (change, value before it, serial before it)
+
+
+class _Core:
+    """The content that all versions of one container share. ``live`` and what follows are used with the lock held."""
+
+    __slots__ = ("data", "dead", "live", "lock", "log", "number", "ordered", "serials", "undo", "upcoming")
+
+    def __init__(self, data: Any, ordered: bool) -> None:
+        self.data = data
+        self.ordered = ordered
+        self.number = 0  #: of the newest handle
+        self.undo: dict[Any, list[Entry]] = {}
+        self.dead: deque[int] = deque()  #: numbers of handles that died since the lock was last held
+        self.lock = Lock()
+        self.live: list[int] = [0]  #: numbers of the handles that exist, ascending
+        self.log: deque[tuple[int, Any]] = deque()  #: (change, key): one record for each undo entry
+        self.serials: dict[Any, int] | None = None  #: key -> place; made when first needed
+        self.upcoming = 0  #: the next serial
+
+    def begin(self) -> int:
+        """The number of a new version."""
+        self.bury()
+        self.number += 1
+        self.live.append(self.number)
+        return self.number
+
+    def save(self, key: Any, change: int, value: Any) -> None:
+        """Keep what ``key`` was before ``change``, unless that is kept already or no older version can see it."""
+        if len(self.live) == 1:
+            return
+        entries = self.undo.get(key)
+        serial = self.serials.get(key, -1) if self.serials is not None else -1
+        if entries is None:
+            self.undo[key] = [(change, value, serial)]
+        else:
+            last = entries[-1][0]
+            if last == change:
+                return
+            # The last entry serves the versions from the entry before it up to itself. If none of them lives, the new
+            # entry takes its place (and its record in the log). Readers may hold the old list, so it is not changed.
+            if not self._lives(entries[-2][0] if len(entries) > 1 else 0, last):
+                self.undo[key] = [*entries[:-1], (change, value, serial)]
+                return
+            self.undo[key] = [*entries, (change, value, serial)]
+        self.log.append((change, key))
+
+    def number_places(self) -> dict[Any, int]:
+        """Before the first removal that an older version can see: give every key its serial number."""
+        if self.serials is None:
+            self.serials = {key: place for place, key in enumerate(self.data)}
+            self.upcoming = len(self.serials)
+            for key, entries in self.undo.items():
+                self.undo[key] = [(change, value, self.serials.get(key, -1)) for change, value, _ in entries]
+        return self.serials
+
+    def _lives(self, low: int, high: int) -> bool:
+        """Whether a handle with low <= number < high exists."""
+        place = bisect_left(self.live, low)
+        return place < len(self.live) and self.live[place] < high
+
+    def bury(self) -> None:
+        """Take the dead off the list of the living and drop the undo entries that only they needed."""
+        live, dead, undo, log = self.live, self.dead, self.undo, self.log
+        while dead:
+            number = dead.popleft()
+            place = bisect_left(live, number)
+            if place < len(live) and live[place] == number:
+                del live[place]
+        if not undo:
+            return
+        if not live or live[0] == self.number:
+            undo.clear()
+            log.clear()
+            return
+        oldest = live[0]
+        while log and log[0][0] <= oldest:
+            _, key = log.popleft()
+            entries = undo[key]
+            outdated = bisect_right(entries, oldest, key=_change)
+            if outdated == 0:  # it took the place of an older one: its own turn comes later
+                log.append((entries[-1][0], key))
+            elif outdated == len(entries):
+                del undo[key]
+            else:
+                undo[key] = entries[outdated:]
+
+    def seen(self, key: Any, number: int, value: Any) -> Any:
+        """What version ``number`` has at ``key``, if ``value`` was read from the data before this was called."""
+        if number == self.number:
+            return value
+        entries = self.undo.get(key)
+        if entries is not None:
+            for change, before, _ in entries:
+                if change > number:
+                    return before
+        return value
+
+
+def _change(entry: Entry) -> int:
+    return entry[0]
+
+
+class _Handle:
+    """One version of a container."""
+
+    __slots__ = ("_core", "_number", "_size")
+
+    _core: _Core
+    _number: int
+    _size: int
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __bool__(self) -> bool:
+        return self._size > 0
+
+    def _next(self) -> Any:
+        """A handle for the next version, or None if this is not the newest one."""
+        core = self._core
+        with core.lock:
+            if self._number != core.number:
+                return None
+            handle: Any = object.__new__(type(self))
+            handle._core = core
+            handle._number = core.begin()
+            handle._size = self._size
+            return handle
+
+    def __del__(self) -> None:
+        try:
+            core = self._core
+        except AttributeError:  # it never came to be
+            return
+        core.dead.append(self._number)
+        if core.undo and core.lock.acquire(blocking=False):
+            try:
+                core.bury()
+            finally:
+                core.lock.release()
+
+
+class VDict(_Handle):
+    """An immutable version of a big dict, in insertion order."""
+
+    __slots__ = ()
+
+    def __init__(self, entries: Any = (), *, ordered: bool = True) -> None:
+        data = dict(entries)
+        self._core = _Core(data, ordered)
+        self._number = 0
+        self._size = len(data)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return VDict, (dict(self.items()),)
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        core = self._core
+        value = core.data.get(key, MISSING)
+        if self._number != core.number:
+            value = core.seen(key, self._number, value)
+        return default if value is MISSING else value
+
+    def __getitem__(self, key: Any) -> Any:
+        value = self.get(key, MISSING)
+        if value is MISSING:
+            raise KeyError(key)
+        return value
+
+    def __contains__(self, key: Any) -> bool:
+        return self.get(key, MISSING) is not MISSING
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.keys())
+
+    def keys(self) -> list[Any]:
+        core = self._core
+        keys = list(core.data)
+        if self._number == core.number:
+            return keys
+        with core.lock:
+            return [key for key, _ in self._old_items()]
+
+    def values(self) -> list[Any]:
+        core = self._core
+        values = list(core.data.values())
+        if self._number == core.number:
+            return values
+        return [value for _, value in self.items()]
+
+    def items(self) -> list[tuple[Any, Any]]:
+        core = self._core
+        items = list(core.data.items())
+        if self._number == core.number:
+            return items
+        with core.lock:
+            return self._old_items()
+
+    def _old_items(self) -> list[tuple[Any, Any]]:
+        core = self._core
+        before: dict[Any, Entry] = {}
+        for key, entries in core.undo.items():
+            for entry in entries:
+                if entry[0] > self._number:
+                    before[key] = entry
+                    break
+        serials = core.serials
+        if serials is None:
+            return [
+                (key, before[key][1]) if key in before else (key, value)
+                for key, value in core.data.items()
+                if key not in before or before[key][1] is not MISSING
+            ]
+        # Those that kept their place, and those that have left it since, merged by place.
+        stayed = [
+            (serials[key], key, before[key][1] if key in before else value)
+            for key, value in core.data.items()
+            if key not in before or (before[key][1] is not MISSING and before[key][2] == serials[key])
+        ]
+        left = [
+            (serial, key, value)
+            for key, (_, value, serial) in before.items()
+            if value is not MISSING and serials.get(key) != serial
+        ]
+        if left:
+            stayed += left
+            stayed.sort(key=_place)
+        return [(key, value) for _, key, value in stayed]
+
+    # Writing; only on a handle that ``edit`` gave and nobody else knows yet.
+
+    def edit(self) -> VDict:
+        handle: VDict | None = self._next()
+        return handle if handle is not None else VDict(self.items(), ordered=self._core.ordered)
+
+    def put(self, key: Any, value: Any) -> bool:
+        """Set ``key``; True if it is new."""
+        core = self._core
+        with core.lock:
+            old = core.data.get(key, MISSING)
+            core.save(key, self._number, old)
+            core.data[key] = value
+            if old is not MISSING:
+                return False
+            self._size += 1
+            if core.serials is not None:
+                core.serials[key] = core.upcoming
+                core.upcoming += 1
+            return True
+
+    def remove(self, key: Any) -> None:
+        core = self._core
+        with core.lock:
+            old = core.data[key]
+            if core.ordered and len(core.live) > 1:
+                core.number_places()
+            core.save(key, self._number, old)
+            del core.data[key]
+            self._size -= 1
+            if core.serials is not None:
+                del core.serials[key]
+
+
+def _place(entry: tuple[int, Any, Any]) -> int:
+    return entry[0]
+
+
+class VList(_Handle):
+    """An immutable version of a big list. It grows at its end and takes new values; anything else makes a new list."""
+
+    __slots__ = ()
+
+    def __init__(self, values: Iterable[Any] = ()) -> None:
+        data = list(values)
+        self._core = _Core(data, False)
+        self._number = 0
+        self._size = len(data)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return VList, (list(self),)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return list(self)[index]
+        size = self._size
+        place = index if index >= 0 else index + size
+        if not 0 <= place < size:
+            raise IndexError("list index out of range")
+        core = self._core
+        value = core.data[place]
+        return value if self._number == core.number else core.seen(place, self._number, value)
+
+    def __iter__(self) -> Iterator[Any]:
+        core = self._core
+        values = core.data[: self._size]
+        if self._number != core.number:
+            with core.lock:
+                for place in core.undo:
+                    if place < self._size:
+                        values[place] = core.seen(place, self._number, values[place])
+        return iter(values)
+
+    def edit(self) -> VList:
+        handle: VList | None = self._next()
+        return handle if handle is not None else VList(self)
+
+    def put(self, index: int, value: Any) -> None:
+        core = self._core
+        with core.lock:
+            core.save(index, self._number, core.data[index])
+            core.data[index] = value
+
+    def extend(self, values: Iterable[Any]) -> None:
+        core = self._core
+        with core.lock:
+            if len(core.data) != self._size:  # an edit that was never published left its tail
+                raise AssertionError("a version of a list was edited twice")
+            core.data.extend(values)
+            self._size = len(core.data)
+
+
+class VSet:
+    """An immutable version of a big set."""
+
+    __slots__ = ("_members",)
+
+    def __init__(self, members: Iterable[Any] = ()) -> None:
+        self._members = members if isinstance(members, VDict) else VDict(dict.fromkeys(members), ordered=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return VSet, (set(self),)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, member: Any) -> bool:
+        return member in self._members
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._members)
+
+    def edit(self) -> VSet:
+        return VSet(self._members.edit())
+
+    def include(self, member: Any) -> bool:
+        """Add; True if it is new."""
+        return self._members.put(member, None)
+
+    def discard(self, member: Any) -> bool:
+        """Take away; True if it was there."""
+        if member not in self._members:
+            return False
+        self._members.remove(member)
+        return True

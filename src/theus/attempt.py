@@ -1,0 +1,415 @@
+"""One call to its end: snapshot, body, commit; conflict, retry, failure.
+
+::
+
+              ┌──────────── conflict: at once ────────────┐
+              ▼                                           │
+    snapshot ──> environment runs the body ──> commit ────┤
+              ▲            │ raised               │ made  │ raised (a message, an invariant)
+              │            ▼                      ▼       │
+              └─ delay ── worth another attempt? <─────────┘
+                              │ no             emits, then the value goes on
+                              ▼
+                          raised as it is
+
+What can fail: the body, the closing of ``local``, the handing over of a value, a message, an invariant, the
+environment. In every case nothing was committed. Handing the commit to the store is the point of no return.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Iterable
+from typing import TYPE_CHECKING, Any
+
+
+from theus.environments.runner import execute_message, open_source
+from theus.errors import CallTimeout, EnvironmentBroken, InvariantViolated, NotTransferable, Path
+from theus.workflow import Branch, Each, Repeat
+from theus.nature import SAMPLE
+from theus.processes import Process
+from theus.protocols import (
+    Call,
+    CallConflicted,
+    CallEnded,
+    CallRetried,
+    CallStarted,
+    Commit,
+    Conflict,
+    EachStarted,
+    Emitted,
+    Event,
+    Outcome,
+    Reported,
+    StateCommitted,
+    Store,
+)
+from theus.schedule import NOTHING, Position
+from theus.portal import Exiting
+from theus.state.access import show
+from theus.tickets import Ticket, touched
+
+if TYPE_CHECKING:
+    from theus.engine import Engine
+    from theus.nature import Profile
+    from theus.placement import Placement
+    from theus.run import Run
+    from theus.state.transaction import Transaction
+
+log = logging.getLogger("theus")
+
+FIRST_DELAY = 0.1  #: seconds before the first retry; doubles each time, with full jitter
+LONGEST_DELAY = 30.0  #: seconds
+NOTE = "in process "
+HOT = 0.3  #: a process hotter than this queues for its contended paths at once
+COOLING = 0.9  #: for each call behind which nobody queued
+
+
+class Attempts:
+    """The hands of one run: makes its calls, one attempt after the other."""
+
+    __slots__ = ("engine", "in_order", "run", "start")
+
+    def __init__(self, engine: Engine[Any], run: Run[Any], start: dict[str, Any] | None = None) -> None:
+        self.engine = engine
+        self.run = run
+        self.start = start or {}  #: keywords for the first process of the workflow
+        self.in_order = engine.debug
+
+    # --- what the schedule asks for ---
+
+    async def call(self, process: Process[Any, Any], value: Any, position: Position) -> Any:
+        args, kwargs = self._arguments(process, value)
+        return await self.perform(process, args, kwargs, None if value is NOTHING else value, position)
+
+    def source(self, process: Process[Any, Any], value: Any, position: Position) -> AsyncIterator[Any]:
+        args, kwargs = self._arguments(process, value)
+        call = self._call(process, args, kwargs, None if value is NOTHING else value, 1, position)
+        return open_source(call, self.engine.threads)
+
+    def test(self, node: Branch[Any, Any] | Repeat[Any, Any], value: Any) -> bool:
+        return node.test(None if self.engine.store is None else self.engine.state, value)
+
+    def fan_out(self, node: Each[Any, Any], total: int | None, position: Position) -> None:
+        if self.listening:
+            self.tell(EachStarted(**self._where(position), step=node.steps[0].name, total=total))
+
+    async def sleep(self, seconds: float) -> None:
+        if self.run.blocking:
+            self.engine.clock.block(seconds)
+        else:
+            await self.engine.clock.sleep(seconds)
+
+    def _arguments(self, process: Process[Any, Any], value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        kwargs = process.bound
+        if self.start:
+            kwargs, self.start = {**kwargs, **self.start}, {}
+        if value is NOTHING or process.pipe_parameter is None or process.pipe_parameter in kwargs:
+            return (), kwargs
+        return (value,), kwargs
+
+    # --- one call ---
+
+    async def perform(
+        self, process: Process[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any], pipe: Any, position: Position
+    ) -> Any:
+        """Run a process until it is committed; gives what it returned, or raises what the last attempt raised."""
+        engine = self.engine
+        profile = engine.profile(process)
+        placement = profile.placements.get(self.run.blocking) or engine.place(profile, process, blocking=self.run.blocking)
+        ticket = self._first_ticket(process, args, kwargs, profile)
+        attempt = failures = 0
+        try:
+            while True:
+                attempt += 1
+                if ticket is not None:
+                    await ticket.turn(blocking=self.run.blocking)
+                call = self._call(process, args, kwargs, pipe, attempt, position)
+                call.holds_ticket = ticket is not None
+                if self.listening:
+                    self._tell_start(call, placement)
+                outcome = await self._attempt(call, placement, profile)
+                if outcome.error is None and (outcome.ops or outcome.messages):
+                    if engine.tickets.any:
+                        again, ticket = await self._give_way(process, outcome, ticket)
+                        if again:
+                            continue
+                    conflict = await self._commit(call, outcome)
+                    if conflict is not None:
+                        ticket = self._queue_up(call, outcome, ticket, conflict, profile)
+                        continue
+                profile.add(outcome)
+                error = outcome.error
+                if self.listening:
+                    self._tell_end(call, placement, outcome)
+                if error is None:
+                    if outcome.emits:
+                        self._deliver(call, outcome)
+                    return outcome.value
+                if failures < process.retries and _worth_another(process, error):
+                    delay = random.uniform(0, min(LONGEST_DELAY, FIRST_DELAY * 2**failures))  # noqa: S311 - jitter
+                    failures += 1
+                    if self.listening:
+                        self._tell_retry(call, delay, error)
+                    del outcome, error
+                    if ticket is not None:  # nobody waits behind a call that waits itself
+                        ticket.release()
+                        ticket = None
+                    await self.sleep(delay)
+                    continue
+                _note(error, call, placement)
+                try:
+                    raise error if isinstance(error, Exception) else Exiting(error)
+                finally:
+                    # The traceback keeps this frame: it must not keep the failed step's values.
+                    del outcome, error, call, args, kwargs, pipe
+        finally:
+            if ticket is not None and not ticket.release():
+                profile.heat *= COOLING
+
+    # --- tickets ---
+
+    def _first_ticket(
+        self, process: Process[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any], profile: Profile
+    ) -> Ticket | None:
+        """What a call queues for before its first attempt: its ``exclusive`` paths, and paths known to be contended."""
+        paths = _before_star(process.contract.tickets(process.arguments(args, kwargs))) if process.contract.exclusive else set()
+        if profile.heat > HOT:
+            paths |= profile.hot
+        return self.engine.tickets.request(paths, process.name) if paths else None
+
+    async def _give_way(
+        self, process: Process[Any, Any], outcome: Outcome, ticket: Ticket | None
+    ) -> tuple[bool, Ticket | None]:
+        """Before a commit: wait behind those who queue for what it writes. Gives whether the body has to run again."""
+        tickets = self.engine.tickets
+        blocked = tickets.in_the_way([op[1] for op in outcome.ops], ticket)
+        if blocked is None:
+            return False, ticket
+        paths = {*touched(outcome.reads, outcome.ops), blocked}
+        if ticket is None:
+            ticket = tickets.request(paths, process.name)
+            await ticket.turn(blocking=self.run.blocking)
+            return False, ticket
+        paths |= ticket.paths
+        ticket.release()
+        return True, tickets.request(paths, process.name)
+
+    def _queue_up(
+        self, call: Call, outcome: Outcome, ticket: Ticket | None, conflict: Conflict, profile: Profile
+    ) -> Ticket:
+        """After a conflict: the ticket with which the next attempt begins."""
+        process = call.process
+        paths = {*touched(outcome.reads, outcome.ops), conflict.path}
+        profile.conflicts += 1
+        profile.heat = 1.0
+        profile.hot = frozenset(paths)
+        if self.listening:
+            self.tell(
+                CallConflicted(
+                    **self._where(call.key),
+                    process=process.name,
+                    attempt=call.attempt,
+                    path=show(conflict.path),
+                    author=conflict.author,
+                )
+            )
+        if ticket is not None:
+            if paths <= ticket.paths:
+                return ticket
+            paths |= ticket.paths
+            ticket.release()
+        return self.engine.tickets.request(paths, process.name)
+
+    # --- one attempt ---
+
+    def _call(
+        self,
+        process: Process[Any, Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        pipe: Any,
+        attempt: int,
+        position: Position,
+    ) -> Call:
+        engine = self.engine
+        timeout = process.timeout
+        return Call(
+            process,
+            args,
+            kwargs,
+            engine.snapshot,
+            engine.config,
+            pipe,
+            attempt,
+            position,
+            None if timeout is None else engine.clock.now() + timeout,
+            self,
+            engine.strict,
+        )
+
+    async def _attempt(self, call: Call, placement: Placement, profile: Profile) -> Outcome:
+        """Run the body once; every failure of it is in the outcome."""
+        if call.process.nature == "state" and placement.environment == "inline":
+            return await self._run_in_commit(call)
+        environment = self.engine.environment(placement.environment)
+        call.measure_cpu = profile.calls % SAMPLE == 0
+        started = time.perf_counter()
+        try:
+            return await environment.run(call)
+        except (CallTimeout, EnvironmentBroken, NotTransferable) as error:
+            return Outcome(error=error, wall=time.perf_counter() - started)
+
+    # --- the commit ---
+
+    async def _commit(self, call: Call, outcome: Outcome) -> Conflict | None:
+        """Commit an outcome. None: made, or it failed and the outcome says how."""
+        complete = None
+        if outcome.messages or self.engine.invariants:
+
+            def complete(transaction: Transaction) -> None:
+                for process, arguments in outcome.messages:
+                    answer = execute_message(self._call(process, (), arguments, None, call.attempt, call.key), transaction)
+                    if answer.error is not None:
+                        raise answer.error
+                self._check_invariants(transaction)
+
+        # A sender that wrote nothing itself is serialized at its snapshot, whatever it read.
+        reads = outcome.reads if outcome.ops else ()
+        started = time.perf_counter() if self.listening else 0.0
+        try:
+            result = (await self._store.commit((Commit(outcome.base, reads, outcome.ops, call.process.name, complete),)))[0]
+        except Exception as error:
+            outcome.error = error
+            return None
+        if isinstance(result, Conflict):
+            return result
+        if self.listening:
+            self._tell_commit(call, result, time.perf_counter() - started)
+        return None
+
+    async def _run_in_commit(self, call: Call) -> Outcome:
+        """A state process that was called by itself: a message without a sender."""
+        outcome = Outcome()
+
+        def complete(transaction: Transaction) -> None:
+            nonlocal outcome
+            outcome = execute_message(call, transaction)
+            if outcome.error is not None:
+                raise outcome.error
+            self._check_invariants(transaction)
+
+        started = time.perf_counter()
+        try:
+            result = (await self._store.commit((Commit(0, (), (), call.process.name, complete),)))[0]
+        except Exception as error:
+            outcome.error = error
+            return outcome
+        outcome.reads = outcome.ops = ()
+        if self.listening and not isinstance(result, Conflict) and result.ops:
+            self._tell_commit(call, result, time.perf_counter() - started)
+        return outcome
+
+    @property
+    def _store(self) -> Store:
+        assert self.engine.store is not None, "only a call with a domain has something to commit"
+        return self.engine.store
+
+    def _check_invariants(self, transaction: Transaction) -> None:
+        for invariant in self.engine.invariants:
+            name = getattr(invariant, "__name__", repr(invariant))
+            if not invariant(transaction.view()):
+                raise InvariantViolated(
+                    f"the commit was refused: it would break the invariant {name!r}. Nothing was changed.", invariant=name
+                )
+
+    def _deliver(self, call: Call, outcome: Outcome) -> None:
+        for topic, value in outcome.emits:
+            self.engine.deliver(topic, value)
+            if self.listening:
+                self.tell(Emitted(**self._where(call.key), process=call.process.name, topic=topic, value=value))
+
+    # --- what a running call asks for (Host) ---
+
+    def report(self, call: Call, value: Any) -> None:
+        if self.listening:
+            self.tell(Reported(**self._where(call.key), process=call.process.name, attempt=call.attempt, value=value))
+
+    def resource(self, name: str) -> Any:
+        return self.engine.resource(name)
+
+    # --- events ---
+
+    @property
+    def listening(self) -> bool:
+        """Whether anybody wants events; if not, none is made."""
+        return bool(self.run.listeners or self.engine.observers)
+
+    def tell(self, event: Event) -> None:
+        self.engine.tell(self.run, event)
+
+    def _where(self, position: object) -> dict[str, Any]:
+        return {"at": self.engine.clock.now(), "run_id": self.run.id, "key": str(position)}
+
+    def _tell_start(self, call: Call, placement: Placement) -> None:
+        self.tell(
+            CallStarted(
+                **self._where(call.key),
+                process=call.process.name,
+                attempt=call.attempt,
+                environment=placement.environment,
+                reason=placement.reason,
+            )
+        )
+
+    def _tell_retry(self, call: Call, delay: float, error: BaseException) -> None:
+        self.tell(
+            CallRetried(
+                **self._where(call.key), process=call.process.name, attempt=call.attempt, delay=delay, error=repr(error)
+            )
+        )
+
+    def _tell_commit(self, call: Call, committed: Any, seconds: float) -> None:
+        paths = tuple(dict.fromkeys(show(op[1]) for op in committed.ops))
+        self.tell(
+            StateCommitted(
+                **self._where(call.key), process=call.process.name, version=committed.version, paths=paths, seconds=seconds
+            )
+        )
+
+    def _tell_end(self, call: Call, placement: Placement, outcome: Outcome) -> None:
+        self.tell(
+            CallEnded(
+                **self._where(call.key),
+                process=call.process.name,
+                attempt=call.attempt,
+                environment=placement.environment,
+                place=outcome.place,
+                wall=outcome.wall,
+                cpu=outcome.cpu,
+                error=None if outcome.error is None else repr(outcome.error),
+            )
+        )
+
+
+def _before_star(paths: Iterable[Path]) -> set[Path]:
+    """Where a pattern says ``*``, the whole container is queued for."""
+    return {path[: path.index("*")] if "*" in path else path for path in paths}
+
+
+def _worth_another(process: Process[Any, Any], error: BaseException) -> bool:
+    if isinstance(error, EnvironmentBroken) and not process.idempotent:
+        return False  # it may have run to its end: only what may run twice runs again
+    return isinstance(error, process.retry_on)
+
+
+def _note(error: BaseException, call: Call, placement: Placement) -> None:
+    """Say on the error where it happened; an error object that is raised again gets one note, not many."""
+    notes = getattr(error, "__notes__", [])
+    notes[:] = [note for note in notes if not note.startswith(NOTE)]
+    again = f", attempt {call.attempt}" if call.attempt > 1 else ""
+    error.add_note(f"{NOTE}{call.process.name!r}, call {call.key}{again}, run {placement.environment}")
+
+

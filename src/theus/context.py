@@ -1,0 +1,247 @@
+"""What a process receives as ``ctx``: the four scopes, and a way to talk while it runs.
+
+Making a context is on the path of every call, so it fills four slots and leaves the rest to
+``__getattr__``, which Python calls only for a slot that is still empty; after its first use
+``ctx.domain`` is a plain slot read. At the end the draft and ``local`` close themselves and the call is
+replaced by the process's name, so every later use raises and says what ended.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+
+from theus.errors import DefinitionError, ScopeError
+from theus.scope import Local
+from theus.state.transaction import Transaction
+from theus.state.values import detach
+
+if TYPE_CHECKING:
+    from theus.processes import Process
+    from theus.protocols import Call, Host, Outcome
+    from theus.state.access import Grant
+
+D = TypeVar("D")
+
+#: The call that runs here, if any: a process that calls the engine is recognised by it.
+current: ContextVar[Context[Any] | None] = ContextVar("theus_current_call", default=None)
+
+
+class Context(Generic[D]):
+    """The one argument that the engine gives to a process."""
+
+    __slots__ = (
+        "__weakref__",
+        "_call",
+        "_local",
+        "_outcome",
+        "_transaction",
+        "attempt",
+        "config",
+        "deadline",
+        "domain",
+        "key",
+        "local",
+        "log",
+        "pipe",
+    )
+
+    domain: D  #: the shared state as a draft: read it, change it; all of it is committed at the end, or nothing
+    config: Any  #: the engine's configuration; nobody writes it
+    pipe: Any  #: the one value that the previous step returned
+    local: Local  #: private to this attempt; emptied at its end
+    log: logging.LoggerAdapter[logging.Logger]
+    attempt: int  #: counts executions of this call from 1
+    key: str  #: run, step, item and round; equal across attempts: an idempotency key for outside effects
+    deadline: float | None  #: when this attempt has to end, in the engine clock's seconds
+    _call: Call | str  #: the process's name once it ended
+    _outcome: Outcome
+    _transaction: Transaction | None
+    _local: Local | None
+
+    def __init__(self, call: Call, outcome: Outcome) -> None:
+        _set_call(self, call)
+        _set_outcome(self, outcome)
+        _set_transaction(self, None)
+        _set_local(self, None)
+
+    def __getattr__(self, name: str) -> Any:
+        make = _FIRST_USE.get(name)
+        if make is None:
+            raise AttributeError(f"ctx has no {name!r}; it has {', '.join(sorted(_FIRST_USE))}.")
+        value = make(self, self._open(name))
+        if name != "pipe":  # never kept: the engine lets it go at the end of the step
+            _SLOTS[name](self, value)
+        return value
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        if name == "domain":
+            raise AttributeError("ctx.domain cannot be replaced: write its fields, ctx.domain.name = value.")
+        known = name in _FIRST_USE
+        raise AttributeError(
+            f"ctx.{name} cannot be set: it is given by the engine." if known else f"ctx has no {name!r}: keep it in ctx.local."
+        )
+
+    def __repr__(self) -> str:
+        call = self._call
+        return f"<context of {call} (ended)>" if isinstance(call, str) else f"<context of {call.process.name}>"
+
+    def _open(self, scope: str) -> Call:
+        """The call, or the error that it has ended."""
+        call = self._call
+        if isinstance(call, str):
+            raise ScopeError(
+                f"ctx.{scope} of process {call!r} was used after the call ended. "
+                "Return what should be handed on, or keep it in ctx.domain.",
+                scope=scope,
+                process=call,
+            )
+        return call
+
+    # --- talking ---
+
+    def report(self, value: Any) -> None:
+        """Hand a live value to whoever listens (``engine.stream``, progress), at once and whatever becomes of the call."""
+        call = self._open("report")
+        call.host.report(call, detach(value))
+
+    def emit(self, topic: str, value: Any) -> None:
+        """Hand ``value`` to ``engine.on(topic, ...)`` after this call's commit, once; never if it fails."""
+        self._open("emit")
+        outcome = self._outcome
+        outcome.emits = [*outcome.emits, (topic, detach(value))]
+
+    def send(self, process: Process[Any, Any], /, **arguments: Any) -> None:
+        """Send a message to the state: ``process`` (nature="state") runs in this call's commit, on the newest state.
+
+        Messages run in order, after this call's own writes, each under its own contract; if one raises, this
+        call fails with that error and nothing is committed.
+
+        Raises:
+            DefinitionError: ``process`` is not a state process, or an argument is wrong.
+        """
+        self._open("send")
+        if getattr(process, "nature", None) != "state":
+            raise DefinitionError(
+                f"ctx.send takes a process with nature='state', not {process!r}: "
+                "a message runs in the commit itself, so it must be short and never wait."
+            )
+        given = {**process.bound, **{name: detach(value) for name, value in arguments.items()}}
+        process.check_arguments((), given)
+        outcome = self._outcome
+        outcome.messages = [*outcome.messages, (process, given)]
+
+    def resource(self, name: str) -> Any:
+        """The engine's resource of that name: one instance for each engine and loop, and for each worker process.
+
+        Raises:
+            DefinitionError: the engine has no resource of that name.
+        """
+        return self._open("resource").host.resource(name)
+
+    # --- for the engine ---
+
+    @property
+    def host(self) -> Host | None:
+        """Who runs this call; None once it ended."""
+        call = self._call
+        return None if isinstance(call, str) else call.host
+
+    def check_nested_run(self) -> None:
+        """Refuse to call the engine from a process that has written, or for which others wait."""
+        call = self._open("domain")
+        written = self._transaction is not None and self._transaction.has_written
+        if written or call.holds_ticket:
+            done = "has written to ctx.domain" if written else "holds its turn for a contended path"
+            raise ScopeError(
+                f"process {call.process.name!r} {done} and then calls the engine: that run would be a commit of its own, "
+                "which cannot see what is not committed yet. Call the engine before the first write, "
+                "or call the other process as a function, other(ctx, ...), to join this transaction.",
+                scope="domain",
+                process=call.process.name,
+            )
+
+    # --- for the runner ---
+
+    def hand_over(self, value: Any) -> None:
+        """Put what the body returned, read and wrote into the outcome."""
+        outcome = self._outcome
+        transaction = self._transaction
+        if transaction is None:
+            outcome.value = value
+        else:
+            outcome.value = detach(value)
+            outcome.reads, outcome.ops = transaction.finish()
+            outcome.base = transaction.base
+
+    def join(self, transaction: Transaction) -> None:
+        """Work on a part of a commit that is being made: for a message to state."""
+        call = self._open("domain")
+        _set_transaction(self, transaction.nested(process=call.process.name, grant=grant_of(call)))
+
+    def close(self) -> None:
+        """End the call: whoever still holds the context, a draft or the local gets an error that says so."""
+        call = self._call
+        if not isinstance(call, str):
+            _set_call(self, call.process.name)
+            if self._transaction is not None:
+                self._transaction.close()
+
+
+def _open_domain(context: Context[Any], call: Call) -> Any:
+    process = call.process
+    if call.snapshot is None:
+        raise ScopeError(
+            f"process {process.name!r} uses ctx.domain, but the engine was made without one: Engine(Shop(), ...).",
+            scope="domain",
+            process=process.name,
+        )
+    if process.is_source:
+        raise ScopeError(
+            f"process {process.name!r} is a generator, a source of items, and may not touch ctx.domain: "
+            "it stays open over many commits. Read the domain in a step before it and pass the value on.",
+            scope="domain",
+            process=process.name,
+        )
+    transaction = context._transaction
+    if transaction is None:
+        transaction = Transaction(call.snapshot, process=process.name, grant=grant_of(call))
+        _set_transaction(context, transaction)
+    return transaction.domain
+
+
+def grant_of(call: Call) -> Grant | None:
+    """What this call may read and write: the contract with its ``{arguments}`` filled in."""
+    contract = call.process.contract
+    return contract.grant(call.process.arguments(call.args, call.kwargs)) if contract.declared else None
+
+
+def _open_local(context: Context[Any], call: Call) -> Local:
+    local = Local(call.process.name, is_async=call.process.is_async)
+    _set_local(context, local)
+    return local
+
+
+def _log(context: Context[Any], call: Call) -> logging.LoggerAdapter[logging.Logger]:
+    # Bare names such as "process" are taken: a log record has its own.
+    extra = {"theus_process": call.process.name, "theus_attempt": call.attempt, "theus_key": str(call.key)}
+    return logging.LoggerAdapter(logging.getLogger(f"theus.process.{call.process.name}"), extra)
+
+
+_FIRST_USE: dict[str, Callable[[Context[Any], Call], Any]] = {
+    "domain": _open_domain,
+    "local": _open_local,
+    "log": _log,
+    "config": lambda context, call: call.config,
+    "pipe": lambda context, call: call.pipe,
+    "attempt": lambda context, call: call.attempt,
+    "key": lambda context, call: str(call.key),
+    "deadline": lambda context, call: call.deadline,
+}
+_SLOTS: dict[str, Callable[[Any, Any], None]] = {name: Context.__dict__[name].__set__ for name in _FIRST_USE}
+_set_call = Context.__dict__["_call"].__set__
+_set_outcome = Context.__dict__["_outcome"].__set__
+_set_transaction = Context.__dict__["_transaction"].__set__
+_set_local = Context.__dict__["_local"].__set__

@@ -1,0 +1,21 @@
+"""A cleaning script: three functions, no asyncio, no domain, nothing to set up."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+
+def load(html: str) -> list[str]:
+    """The page's lines, without their tags."""
+    return re.sub(r"<[^>]*>", " ", html).splitlines()
+
+
+def clean(rows: list[str]) -> list[str]:
+    """The rows that say something, each in one form."""
+    return [" ".join(row.split()).lower() for row in rows if row.strip()]
+
+
+def count(rows: list[str]) -> Counter[str]:
+    """How often each word is there."""
+    return Counter(word for row in rows for word in re.findall(r"[a-z]{3,}", row))

@@ -1,0 +1,119 @@
+"""Work for all cores: index the crawled pages, then train four models. All of them change one shared state."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from typing import Any
+
+from theus import Context, Tally, each, flow, parallel, process
+from theus.demo.crawl import Page
+
+MODELS = ("forest", "boosting", "network", "kernel")
+
+# --- the shared state ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Library:
+    """The domain: one counter and one index, changed by all cores."""
+
+    done: Tally = 0  #: the one counter: pages read and models trained
+    words: Tally = 0  #: how many words were read
+    index: dict[str, list[str]] = field(default_factory=dict)  #: word -> the pages that it is typical of
+    scores: dict[str, float] = field(default_factory=dict)  #: model -> how often it is right
+
+
+# --- the index -------------------------------------------------------------------------------------------------------
+
+
+class Text(HTMLParser):
+    """Takes the text out of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[str] = []
+
+    def handle_data(self, data: str) -> None:
+        """Called with each piece of text."""
+        self.parts.append(data)
+
+
+def words_of(html: str) -> Counter[str]:
+    """The words of a page, with how often each is there."""
+    parser = Text()
+    parser.feed(html)
+    return Counter(re.findall(r"[a-z]{3,}", " ".join(parser.parts).lower()))
+
+
+@process(nature="cpu")
+def index(ctx: Context[Library], page: Page) -> int:
+    """Read a page, and say what it is about."""
+    words = words_of(page.html)
+    ctx.domain.words += words.total()  # a Tally: what all cores add, adds up
+    ctx.domain.done += 1
+    ctx.send(enter, name=page.name, words=[word for word, _ in words.most_common(20)])
+    return words.total()
+
+
+@process(nature="state")
+def enter(ctx: Context[Library], name: str, words: list[str]) -> None:
+    """A message: runs in the sender's commit, on the newest state. So no page is ever read twice."""
+    for word in words:
+        ctx.domain.index.setdefault(word, []).append(name)
+
+
+read_all = each(index)
+
+
+# --- the models ------------------------------------------------------------------------------------------------------
+
+
+def make(model: str, effort: float) -> Any:
+    """A model that has learnt nothing yet; ``effort`` 1.0 is about a second of work."""
+    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.svm import SVC
+
+    if model == "forest":
+        return RandomForestClassifier(round(400 * effort), random_state=1)
+    if model == "boosting":
+        return HistGradientBoostingClassifier(max_iter=round(45 * effort), early_stopping=False, random_state=1)
+    if model == "network":
+        return MLPClassifier((round(500 * effort), round(200 * effort)), max_iter=400, tol=1e-3, random_state=1)
+    return GridSearchCV(SVC(), {"C": [0.1, 1, 10], "gamma": [1e-4, 3e-4, 1e-3] if effort == 1.0 else [1e-3]}, cv=3)
+
+
+@process(nature="cpu")
+def train(ctx: Context[Library], model: str, effort: float = 1.0) -> float:
+    """Learn three quarters of 1,797 handwritten digits, and be asked about the rest."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+    from threadpoolctl import threadpool_limits
+
+    ctx.report(f"{model} in process {os.getpid()}")
+    images, digits = load_digits(return_X_y=True)
+    seen, unseen, answers, expected = train_test_split(images, digits, random_state=1)
+    with threadpool_limits(1):  # one core for each model, since several learn at once
+        score = float(make(model, effort).fit(seen, answers).score(unseen, expected))
+    ctx.domain.scores[model] = score
+    ctx.domain.done += 1
+    return score
+
+
+@process(nature="cpu")
+def open_data(ctx: Context[Library]) -> tuple[int, ...]:
+    """Load the library and its data once in each worker process, so that no training waits for it."""
+    from sklearn.datasets import load_digits
+
+    make("kernel", 1.0)
+    return tuple(load_digits().images.shape)
+
+
+trainings = [train.bind(model=model) for model in MODELS]
+one_by_one = flow(trainings)
+at_once = parallel(*trainings)  # the same steps, one word changed

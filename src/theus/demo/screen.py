@@ -1,0 +1,135 @@
+"""How the demo looks: headings, code, live displays and claims, on a terminal, without colours, and in a log."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from theus import Process
+from theus.demo.measure import BARS, Lag, sparkline
+from theus.observe.progress import RunProgress, bars_of
+
+WIDEST = 110  #: columns; longer lines are hard to read
+LATE = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)  #: seconds of lag at which a sparkline grows by one
+
+
+class Screen:
+    """The terminal, or a log. Remembers what failed."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        if self.console.width > WIDEST:
+            self.console.width = WIDEST
+        self.failures: list[str] = []
+        self.is_live = self.console.is_terminal and not self.console.is_dumb_terminal
+
+    # --- text ---
+
+    def heading(self, number: int, title: str, text: str) -> None:
+        """Begin a part."""
+        self.console.print()
+        self.console.print(Rule(f"[bold]{number}  {title}[/]", align="left", style="cyan", characters="━"))
+        self.say(text)
+
+    def say(self, text: str, style: str = "") -> None:
+        """A sentence or two."""
+        self.console.print(Padding(Text.from_markup(text, style=style), (0, 2)))
+
+    def part(self, title: str) -> None:
+        """Begin a section of a part."""
+        self.console.print()
+        self.console.print(Padding(f"[bold cyan]{title}[/]", (0, 2)))
+
+    def code(self, *pieces: Any) -> None:
+        """Source code: of functions and processes, or as it is given."""
+        text = "\n\n".join(_source(piece) for piece in pieces)
+        shown = Syntax(text, "python", theme="ansi_dark", background_color="default", word_wrap=True)
+        self.console.print(Padding(shown, (1, 4)))
+
+    def claim(self, is_true: bool, text: str, detail: str = "") -> None:
+        """Something that was checked just now."""
+        if not is_true:
+            self.failures.append(Text.from_markup(text).plain)
+        row = Table.grid(padding=(0, 1), expand=True)
+        row.add_column(width=1)
+        row.add_column(ratio=1)
+        row.add_row("[green]✓[/]" if is_true else "[bold red]✗[/]", f"{text}  [dim]{detail}[/]" if detail else text)
+        self.console.print(Padding(row, (0, 2)))
+
+    def table(self, columns: Iterable[str], rows: Iterable[Iterable[RenderableType]], *, first_wide: bool = True) -> None:
+        """Figures; a column whose name begins with ``>`` holds numbers."""
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
+        for column in columns:
+            table.add_column(
+                column.lstrip(">"), justify="right" if column.startswith(">") else "left", no_wrap=column.startswith(">")
+            )
+        for row in rows:
+            table.add_row(*row)
+        self.console.print(Padding(table, (1, 2, 0, 2)))
+
+    # --- what moves ---
+
+    @contextmanager
+    def live(self, draw: Callable[[], RenderableType]) -> Iterator[None]:
+        """Show what ``draw`` gives, ten times a second, while the block runs; nothing in a log."""
+        if not self.is_live:
+            yield
+            return
+        with Live(
+            get_renderable=lambda: Padding(draw(), (0, 2)), console=self.console, refresh_per_second=10, transient=True
+        ):
+            yield
+
+
+def _source(piece: Any) -> str:
+    if isinstance(piece, str):
+        return textwrap.dedent(piece).strip()
+    function = piece.fn if isinstance(piece, Process) else piece
+    return textwrap.dedent(inspect.getsource(function)).strip()
+
+
+# --- pieces of a live display ----------------------------------------------------------------------------------------
+
+
+def progress(runs: Iterable[RunProgress]) -> RenderableType:
+    """The bars of what runs."""
+    return Group(*[bars_of(run) for run in runs if run.bars])
+
+
+def meter(name: str, part: float, width: int = 24) -> Text:
+    """``core 0 ███████▌    78 %``."""
+    full = round(part * width)
+    style = "green" if part < 0.9 else "yellow"
+    return Text.assemble(f"{name} ", ("█" * full, style), ("░" * (width - full), "dim"), f" {part:4.0%}")
+
+
+def lag_line(lag: Lag) -> Text:
+    """The loop's lag of the last seconds, as it grows from 2 ms to half a second."""
+    text = Text("loop late  ")
+    for late in list(lag.recent):
+        level = sum(late >= limit for limit in LATE)
+        text.append(BARS[level], "green" if late < 0.01 else "yellow" if late < 0.05 else "red")
+    return text.append(f"  at most {milliseconds(lag.worst)}")
+
+
+def memory_line(samples: list[int], width: int = 60) -> Text:
+    """Bytes in use over time, from nothing to half as much again as at the beginning."""
+    picked = samples[:: max(1, -(-len(samples) // width))]
+    return Text(sparkline(picked, 0, 1.5 * samples[0]), "green")
+
+
+def milliseconds(seconds: float) -> str:
+    """``1.3 ms``, ``618 ms``."""
+    return f"{seconds * 1000:.1f} ms" if seconds < 0.01 else f"{seconds * 1000:,.0f} ms"

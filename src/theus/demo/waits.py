@@ -1,0 +1,191 @@
+"""The first proof: it waits. A hundred pages at once, by both doors, and a loop that stays alive."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Group
+
+from theus import Engine, process
+from theus.demo import clean, crawl, rank
+from theus.demo.crawl import LINK, Page
+from theus.demo.learn import Library
+from theus.demo.measure import Lag
+from theus.demo.screen import Screen, lag_line, milliseconds, progress
+from theus.demo.server import Server, Site
+from theus.observe.progress import RunProgress, bars_of
+from theus.protocols import EachStarted, Event, RunStarted
+
+
+class Watched:
+    """An observer that keeps how far each run is, for the display."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, RunProgress] = {}
+
+    def __call__(self, event: Event, /) -> None:
+        if isinstance(event, RunStarted):
+            self.runs = {event.run_id: RunProgress(event.run_id, event.target, event.at)}
+        if event.run_id in self.runs:
+            self.runs[event.run_id].take(event)
+
+
+def open_site(screen: Screen, server: Server) -> Site:
+    """Wait for the server, and show what it does."""
+    making = RunProgress("making", "pydoc", time.monotonic())
+    making.take(EachStarted(at=time.monotonic(), run_id="making", step="pydoc writes", total=server.count))
+    (bar,) = making.bars.values()
+
+    def on_page(name: str) -> None:
+        bar.begin(name)
+        bar.end(name, time.monotonic(), failed=False)
+
+    with screen.live(lambda: bars_of(making)):
+        site = server.wait(on_page)
+    screen.claim(
+        len(site.waits) == server.count + 1,
+        f"{server.count} modules of the standard library, as pydoc writes them: {site.size / 1e6:.1f} MB of HTML",
+        f"served by process {server.pid}",
+    )
+    return site
+
+
+def prove(screen: Screen, engine: Engine[Library], watched: Watched, site: Site) -> tuple[Sequence[Page], float]:
+    """Crawl by both doors, look at the loop, clean; gives the pages and the longest that the loop was late."""
+    screen.code(crawl.fetch, crawl.links, "crawl = flow(fetch, links, each(fetch, limit=100))")
+    by_run, lag = _crawl(screen, engine, watched, site)
+    worst = max(lag, _loop(screen, engine, by_run, site))
+    _clean(screen, by_run)
+    return by_run, worst
+
+
+# --- the crawl -------------------------------------------------------------------------------------------------------
+
+
+def _crawl(screen: Screen, engine: Engine[Library], watched: Watched, site: Site) -> tuple[list[Page], float]:
+    start = f"{site.url}/index.html"
+    slowest, total = max(site.waits.values()), sum(site.waits.values())
+    lag = Lag()
+
+    with screen.live(lambda: Group(progress(watched.runs.values()), lag_line(lag))):
+        ticker = engine.submit(process(lag.tick))
+        watched.runs.clear()
+        try:
+            began = time.perf_counter()
+            by_run = engine.run(crawl.crawl, start)
+            run_seconds = time.perf_counter() - began
+        finally:
+            lag.stop()
+            ticker.result()
+
+    lag_there = Lag()
+
+    async def door() -> tuple[list[Page], float]:
+        ticking = asyncio.create_task(lag_there.tick())
+        began = time.perf_counter()
+        pages = await engine.arun(crawl.crawl, start)
+        seconds = time.perf_counter() - began
+        lag_there.stop()
+        await ticking
+        return pages, seconds
+
+    with screen.live(lambda: Group(progress(watched.runs.values()), lag_line(lag_there))):
+        by_arun, arun_seconds = asyncio.run(door())
+
+    count, worst = len(site.waits), max(lag.worst, lag_there.worst)
+    least = site.waits["index"] + slowest  # the index comes first, then all the others at once
+    screen.table(
+        (f"{count} pages", ">seconds", ""),
+        (
+            ("one after the other", f"{total:.2f}", "[dim]the sum of the server's waits[/]"),
+            ("engine.run(crawl, …)", f"[bold green]{run_seconds:.2f}[/]", f"[dim]the index waits {site.waits['index']:.2g}, the slowest page {slowest:.2g}[/]"),
+            ("await engine.arun(crawl, …)", f"[bold green]{arun_seconds:.2f}[/]", ""),
+        ),
+    )
+    screen.claim(
+        len(by_run) == count - 1 and least <= run_seconds < total / 2,
+        f"{count} pages took about as long as the slowest: {total / run_seconds:.0f} times faster",
+    )
+    screen.claim(by_arun == by_run, "both doors gave the same pages, character by character")
+    screen.claim(
+        worst < slowest,
+        f"unpacking {site.size / 1e6:.1f} MB meanwhile, the loop was late by {milliseconds(worst)} at most",
+        f"{lag.ticks + lag_there.ticks:,} looks",
+    )
+    return by_run, worst
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+
+
+def _loop(screen: Screen, engine: Engine[Library], pages: Sequence[Page], site: Site) -> float:
+    screen.part("A def that computes does not stop the loop")
+    known = {page.name for page in pages}
+    graph = {page.name: sorted(known.intersection(_names(page)) - {page.name}) for page in pages}
+    rounds = 1000 * 100 // len(pages) if site.waits["index"] >= 0.1 else 200
+    engine.run(rank.rank_apart, graph, 1)  # a worker process starts once, not at each call
+
+    async def ticking(lag: Lag, work: Any) -> tuple[list[str], float]:
+        ticker = asyncio.create_task(lag.tick())
+        await asyncio.sleep(0.1)
+        began = time.perf_counter()
+        result = await work()
+        seconds = time.perf_counter() - began
+        await asyncio.sleep(0.1)
+        lag.stop()
+        await ticker
+        return result, seconds
+
+    async def bare() -> list[str]:
+        return rank.rank(graph, rounds)
+
+    ways = (
+        ("bare asyncio: called in a coroutine", bare),
+        ("engine.arun(rank): a def, so in a thread", lambda: engine.arun(rank.rank_beside, graph, rounds)),
+        ('engine.arun(rank), nature="cpu": a worker process', lambda: engine.arun(rank.rank_apart, graph, rounds)),
+    )
+    lags, results, rows = [Lag() for _ in ways], [], []
+    for (name, work), lag in zip(ways, lags, strict=True):
+        with screen.live(lambda name=name, lag=lag: Group(name, lag_line(lag))):  # type: ignore[misc]
+            result, seconds = asyncio.run(ticking(lag, work))
+        results.append(result)
+        style = "red" if lag.worst > 0.1 else "green"
+        rows.append((name, f"{seconds:.2f} s", f"[{style}]{milliseconds(lag.worst)}[/]"))
+    screen.table(("which pages do the others lead to?", ">took", ">loop late"), rows)
+    first, second, third = results[0][:3]
+    screen.claim(results[0] == results[1] == results[2], f"all three say: {first}, {second}, {third}, …")
+    screen.claim(
+        max(lags[1].worst, lags[2].worst) < lags[0].worst,
+        f"the loop stood for {milliseconds(lags[0].worst)} in bare asyncio; beside Theus for "
+        f"{milliseconds(lags[1].worst)} (thread) and {milliseconds(lags[2].worst)} (worker process)",
+    )
+    return max(lags[1].worst, lags[2].worst)
+
+
+def _names(page: Page) -> list[str]:
+    return [link.removesuffix(".html") for link in LINK.findall(page.html)]
+
+
+# --- the script ------------------------------------------------------------------------------------------------------
+
+
+def _clean(screen: Screen, pages: Sequence[Page]) -> None:
+    screen.part("A cleaning script: no asyncio, no domain")
+    screen.code(
+        clean.load,
+        clean.clean,
+        clean.count,
+        "Engine().run([load, clean, count], page)",
+    )
+    page = max(pages, key=lambda page: len(page.html))
+    with Engine[Any]() as engine:
+        words = engine.run([clean.load, clean.clean, clean.count], page.html)
+    common = ", ".join(f"{word} {count:,}" for word, count in words.most_common(4))
+    screen.claim(
+        words == clean.count(clean.clean(clean.load(page.html))),
+        f"{words.total():,} words of {page.name!r}: {common}, …",
+        "as by calling the three functions",
+    )

@@ -1,0 +1,592 @@
+"""The engine: owns the store, the environments, the scopes and the runs. Its methods are the public verbs.
+
+One core, two doors. The core (`schedule.py`, `attempt.py`) is written once, as coroutines. ``arun`` awaits it
+on the caller's loop. ``run`` decides once per workflow: if every step runs in the caller's thread, the
+coroutine is driven by a single ``send(None)`` and no loop is involved; otherwise the whole run goes to the
+engine's own loop thread and the caller waits for its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import secrets
+import sys
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overload
+
+from theus.attempt import Attempts
+from theus.clock import SystemClock
+from theus.context import current
+from theus.environments.inline import InlineEnvironment
+from theus.environments.loop import LoopEnvironment
+from theus.environments.thread import ThreadEnvironment
+from theus.errors import DefinitionError, NotTransferable, Overloaded, ScopeError
+from theus.workflow import Each, Parallel, Workflow, as_step, check_start, leaves
+from theus.nature import Explained, Explanation, Profile
+from theus.placement import Placement, place
+from theus.portal import Exiting, Portal
+from theus.processes import Process, Step
+from theus.protocols import Clock, Environment, Event, Observer, RunEnded, RunStarted, Store
+from theus.resources import Resources
+from theus.run import Run, Stream, forget_frames, spawn_here
+from theus.schedule import NOTHING, Position, walk
+from theus.state.snapshot import Snapshot, readonly
+from theus.stores.memory import MemoryStore
+from theus.tickets import Tickets
+from theus.transaction_block import TransactionBlock
+
+if TYPE_CHECKING:
+    from theus.workflow import Plain
+
+D = TypeVar("D")
+I = TypeVar("I")  # noqa: E741
+O = TypeVar("O")  # noqa: E741
+T = TypeVar("T")
+
+log = logging.getLogger("theus")
+
+GRACE = 5.0  #: seconds that what still runs gets to end by itself
+MOST_PLANS = 4096  #: targets remembered
+
+
+class Engine(Generic[D]):
+    """Runs processes and workflows over one shared state.
+
+    Args:
+        domain: the shared state: a dataclass instance or a dict. None: processes without ``ctx.domain`` only.
+        config: what ``ctx.config`` gives, read-only.
+        store: None keeps the state in memory.
+        resources: name -> what makes it; ``ctx.resource(name)`` gives one instance for each loop.
+        loop_factory: makes the engine's own event loop, for example ``uvloop.new_event_loop``.
+        workers: worker processes at most; None: as many as there are usable CPUs.
+        invariants: predicates on the domain, checked in each commit; a violated one rolls it back.
+        strict: False lets through what breaks a contract, and logs it.
+        max_pending: runs in hand at most; one more raises ``Overloaded``. None: no bound.
+        debug: run everything inline, in order, in the caller's thread, so that ``breakpoint()`` works.
+        observers: called with every event (see ``theus.protocols``).
+        clock: where time comes from; tests give their own.
+    """
+
+    def __init__(
+        self,
+        domain: D | None = None,
+        *,
+        config: object = None,
+        store: Store | None = None,
+        resources: Mapping[str, Callable[[], Any]] = {},
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+        workers: int | None = None,
+        invariants: Sequence[Callable[[D], bool]] = (),
+        strict: bool = True,
+        max_pending: int | None = None,
+        debug: bool = False,
+        observers: Sequence[Observer] = (),
+        clock: Clock | None = None,
+    ) -> None:
+        self._check_options(loop_factory, workers, invariants, max_pending, observers, domain)
+        self.config: Any = readonly(config)
+        self.strict = strict
+        self.debug = debug
+        self.invariants = tuple(invariants)
+        self.observers = tuple(observers)
+        self.clock: Clock = clock or SystemClock()
+        self.store: Store | None = store if store is not None else None if domain is None else MemoryStore(domain)
+        self.threads = ThreadEnvironment(self.clock)
+        self.tickets = Tickets()
+        self._workers = workers
+        self._max_pending = max_pending
+        self._resources = Resources(resources)
+        self._portal = Portal(loop_factory)
+        self._environments: dict[str, Environment] = {
+            "inline": InlineEnvironment(),
+            "loop": LoopEnvironment(self.clock),
+            "thread": self.threads,
+        }
+        self._lock = threading.Lock()
+        self._token = secrets.token_hex(4)
+        self._numbers = itertools.count(1)
+        self._plans: dict[int, _Plan] = {}
+        self._profiles: dict[int, Profile] = {}
+        self._active: set[Run[Any]] = set()
+        self._ended = threading.Condition()
+        self._handlers: dict[str, list[Callable[[Any], Any]]] = {}
+        self._deliveries: set[asyncio.Task[Any]] = set()
+        self._closed = False
+        # Also when nobody closes it: at its garbage collection, or at the interpreter's exit.
+        self._finalizer = weakref.finalize(self, _shut_down, self._portal, self._environments, self._resources, 1.0)
+
+    @staticmethod
+    def _check_options(
+        loop_factory: object,
+        workers: object,
+        invariants: Sequence[object],
+        max_pending: object,
+        observers: Sequence[object],
+        domain: object,
+    ) -> None:
+        if isinstance(domain, type):
+            raise DefinitionError(f"Engine takes an instance of the domain, not the class: Engine({domain.__name__}()).")
+        for name, number in (("workers", workers), ("max_pending", max_pending)):
+            if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+                raise DefinitionError(f"Engine({name}={number!r}): give a whole number from 1, or None.")
+        if loop_factory is not None and not callable(loop_factory):
+            raise DefinitionError(f"Engine(loop_factory={loop_factory!r}): give a function that makes a loop, e.g. uvloop.new_event_loop.")
+        for name, functions in (("invariants", invariants), ("observers", observers)):
+            for function in functions:
+                if not callable(function):
+                    raise DefinitionError(f"Engine({name}=...) takes functions, not {function!r}.")
+
+    # --- the doors ---
+
+    @overload
+    def run(self, target: Step[I, O], /, *args: Any, run_id: str | None = None, progress: bool | None = None, **kwargs: Any) -> O: ...
+    @overload
+    def run(self, target: Plain, /, *args: Any, run_id: str | None = None, progress: bool | None = None, **kwargs: Any) -> Any: ...
+    def run(self, target: Any, /, *args: Any, run_id: str | None = None, progress: bool | None = None, **kwargs: Any) -> Any:
+        """Run a process, a workflow or a list of steps to its end, blocking; gives its result.
+
+        Works from a script, a thread, a notebook cell and inside a running loop (which it blocks; ``await
+        engine.arun`` does not). What a process raises comes out unchanged, with a note of where.
+
+        Raises:
+            DefinitionError: something cannot work; nothing has run.
+            Overloaded: ``max_pending`` runs are in hand.
+        """
+        run, start = self._prepare(target, args, kwargs, run_id, blocking=True, progress=progress)
+        try:
+            return _drive(self._execute(run, start)) if run.blocking and not self.debug else self._wait(run, start)
+        except Exiting as carried:
+            raise carried.error from None
+
+    def _wait(self, run: Run[Any], start: _Start) -> Any:
+        if self._portal.is_here():
+            self._active.discard(run)
+            raise DefinitionError(
+                "engine.run(...) was called on the engine's own event loop, where waiting would stop every run; "
+                "write: await engine.arun(...)."
+            )
+        if asyncio._get_running_loop() is not None:
+            _warn_about_loop()
+        elif self.debug:
+            return asyncio.run(self._execute(run, start))
+        answer, cancel = self._portal.spawn(self._execute(run, start))
+        try:
+            return answer.result()
+        except KeyboardInterrupt:
+            cancel()
+            with contextlib.suppress(Exception, asyncio.CancelledError):
+                answer.result(GRACE)  # its scopes close first; how it ends does not matter any more
+            raise
+        finally:
+            del answer, cancel  # or error -> traceback -> this frame -> error would be a cycle
+
+    @overload
+    async def arun(
+        self, target: Step[I, O], /, *args: Any, run_id: str | None = None, progress: bool | None = None, **kwargs: Any
+    ) -> O: ...
+    @overload
+    async def arun(
+        self, target: Plain, /, *args: Any, run_id: str | None = None, progress: bool | None = None, **kwargs: Any
+    ) -> Any: ...
+    async def arun(
+        self, target: Any, /, *args: Any, run_id: str | None = None, progress: bool | None = None, **kwargs: Any
+    ) -> Any:
+        """The same as :meth:`run`, awaited on the caller's event loop."""
+        run, start = self._prepare(target, args, kwargs, run_id, blocking=False, progress=progress)
+        try:
+            return await self._execute(run, start)
+        except Exiting as carried:
+            raise carried.error from None
+
+    @overload
+    def submit(
+        self, target: Step[I, O], /, *args: Any, run_id: str | None = None, progress: bool | None = None, **kwargs: Any
+    ) -> Run[O]: ...
+    @overload
+    def submit(
+        self, target: Plain, /, *args: Any, run_id: str | None = None, progress: bool | None = None, **kwargs: Any
+    ) -> Run[Any]: ...
+    def submit(
+        self, target: Any, /, *args: Any, run_id: str | None = None, progress: bool | None = None, **kwargs: Any
+    ) -> Run[Any]:
+        """Start a run and go on; gives its handle. On a running loop it runs there, otherwise on the engine's own."""
+        run, start = self._prepare(target, args, kwargs, run_id, blocking=False, progress=progress)
+        self._start(run, start)
+        return run
+
+    def stream(
+        self, target: Any, /, *args: Any, run_id: str | None = None, progress: bool | None = None, **kwargs: Any
+    ) -> Stream:
+        """Run, and yield events as they happen, in a ``for`` or an ``async for``.
+
+        A failure of the run is raised at the end. Leaving the loop early and closing the stream (or letting go
+        of it) cancels the run.
+        """
+        run, start = self._prepare(target, args, kwargs, run_id, blocking=False, progress=progress)
+        self._start(run, start)
+        return Stream(run)
+
+    def _start(self, run: Run[Any], start: _Start) -> None:
+        loop = asyncio._get_running_loop()
+        work = self._kept(run, start)
+        answer, cancel = self._portal.spawn(work) if loop is None else spawn_here(loop, work)
+        run.follow(answer, cancel)
+        answer.add_done_callback(lambda _: self._settled(run))
+
+    def _settled(self, run: Run[Any]) -> None:
+        if run.state == "running":  # cancelled before its first step
+            run.state = "cancelled"
+            self._active.discard(run)
+
+    async def _kept(self, run: Run[Any], start: _Start) -> Any:
+        """A run whose handle may keep its error for long: the error keeps no frames."""
+        try:
+            return await self._execute(run, start)
+        except BaseException as error:
+            if not self.debug:
+                forget_frames(error)
+            raise
+
+    # --- a run ---
+
+    def _prepare(
+        self,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        run_id: str | None,
+        *,
+        blocking: bool,
+        progress: bool | None,
+    ) -> tuple[Run[Any], _Start]:
+        """Check everything that can be checked, before anything runs."""
+        if self._closed:
+            raise DefinitionError("the engine was closed; make a new one.")
+        caller = current.get()
+        if caller is not None and getattr(caller.host, "engine", None) is self:
+            caller.check_nested_run()
+        plan = self._plan(target)
+        step = plan.step
+        if isinstance(step, Process):
+            kwargs = {**step.bound, **kwargs} if step.bound else kwargs
+            step.check_arguments(args, kwargs)
+        else:
+            check_start(step, args, kwargs)
+        pending = len(self._active)
+        if self._max_pending is not None and pending >= self._max_pending:
+            raise Overloaded(
+                f"the engine has {pending} runs in hand, as many as max_pending allows; try again later.", pending=pending
+            )
+        run: Run[Any] = Run(step, self._token, next(self._numbers), run_id)
+        run.blocking = blocking and plan.inline
+        if progress:
+            from theus.observe.progress import ProgressBars
+
+            run.listen(ProgressBars())
+        self._active.add(run)
+        return run, (args, kwargs)
+
+    def _plan(self, target: Any) -> _Plan:
+        """What is found out once for each target."""
+        plan = self._plans.get(id(target))
+        if plan is None or plan.target is not target:
+            step = as_step(target)
+            if isinstance(step, Process) and step.is_method:
+                raise DefinitionError(f"process {step.name!r} is a method: run it from an instance, instance.{step.name}.")
+            for process in leaves(step):
+                self._check_process(process)
+            plan = _Plan(target, step, self._is_inline(step))
+            if not isinstance(target, list):  # a list may change; a step never does
+                if len(self._plans) >= MOST_PLANS:
+                    self._plans.clear()  # a plan keeps its target alive: one-off lambdas must not pile up
+                self._plans[id(target)] = plan
+        return plan
+
+    def _check_process(self, process: Process[Any, Any]) -> None:
+        name = place(process, blocking=False, debug=self.debug).environment
+        if name not in self._environments and name != "worker":
+            raise DefinitionError(
+                f"process {process.name!r} asks for environment={name!r}, which this version does not have; "
+                "environment='worker' is another core."
+            )
+        snapshot = self.snapshot
+        if snapshot is not None:
+            process.contract.check_against(type(snapshot.root))
+
+    def _is_inline(self, step: Step[Any, Any]) -> bool:
+        """Whether a blocking run can be driven in its caller's thread: one ``def`` after the other, nothing beside."""
+        if self.debug:
+            return True
+        if isinstance(step, Process):
+            return not step.is_source and place(step, blocking=True, debug=False).environment == "inline"
+        assert isinstance(step, Workflow)
+        return not isinstance(step, (Parallel, Each)) and all(self._is_inline(child) for child in step.steps)
+
+    async def _execute(self, run: Run[Any], start: _Start) -> Any:
+        """The core of a run: to its end, whatever that is."""
+        args, kwargs = start
+        step = run.step
+        listening = bool(run.listeners or self.observers)
+        started = self.clock.now() if listening else 0.0
+        error: BaseException | None = None
+        try:
+            if not run.blocking:
+                run.task = asyncio.current_task()
+            if listening:
+                self.tell(run, RunStarted(at=started, run_id=run.id, target=step.name))
+            root = Position(None, run)
+            if isinstance(step, Process) and not step.is_source:
+                value = await Attempts(self, run).perform(step, args, kwargs, None, Position(root, step.name))
+            else:
+                value = await walk(step, args[0] if args else NOTHING, root, Attempts(self, run, kwargs))
+            run.state = "done"
+            return value
+        except Exception as failure:
+            run.state, error = "failed", failure
+        except BaseException as stop:
+            run.state, error = "cancelled", stop
+        finally:
+            run.task = None
+            self._active.discard(run)
+            if run.listeners or self.observers:
+                now = self.clock.now()
+                shown = None if error is None else repr(error)
+                self.tell(
+                    run,
+                    RunEnded(at=now, run_id=run.id, target=step.name, state=run.state, seconds=now - started, error=shown),
+                )
+            if self._closed:
+                with self._ended:
+                    self._ended.notify_all()
+        try:
+            raise error
+        finally:
+            del error, args, kwargs, start  # the traceback keeps this frame, not what it saw
+
+    # --- what the attempts need ---
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The newest committed state; None without a domain."""
+        return None if self.store is None else self.store.snapshot
+
+    def profile(self, process: Process[Any, Any]) -> Profile:
+        """What is known of a process, however it is bound."""
+        root = process.root
+        profile = self._profiles.get(id(root))
+        if profile is None or profile.process is not root:
+            profile = self._profiles[id(root)] = Profile(root)
+        return profile
+
+    def place(self, profile: Profile, process: Process[Any, Any], *, blocking: bool) -> Placement:
+        """Decide where a process runs; once for each door."""
+        placement = profile.placements[blocking] = place(process, blocking=blocking, debug=self.debug)
+        return placement
+
+    def environment(self, name: str) -> Environment:
+        """The environment of that name; the worker one is made at its first use."""
+        environment = self._environments.get(name)
+        if environment is None:
+            from theus.environments.worker import WorkerEnvironment, usable_cpus
+
+            with self._lock:
+                environment = self._environments.get(name)
+                if environment is None:
+                    environment = self._environments[name] = WorkerEnvironment(
+                        self._workers or usable_cpus(), resources=self._resources.factories
+                    )
+        return environment
+
+    def resource(self, name: str) -> Any:
+        """The instance of a resource for the running loop, or for threads."""
+        return self._resources.get(name, on_loop=asyncio._get_running_loop() is not None)
+
+    def tell(self, run: Run[Any], event: Event) -> None:
+        """Hand an event to the run's listeners and the engine's observers; what they raise is logged."""
+        for listen in (*run.listeners, *self.observers):
+            try:
+                listen(event)
+            except Exception:
+                log.exception("an observer failed on %s", type(event).__name__)
+
+    # --- talking ---
+
+    def on(self, topic: str, handler: Callable[[Any], Any]) -> None:
+        """Call ``handler(value)`` for each ``ctx.emit(topic, value)``, after its commit; def or async def."""
+        if not callable(handler):
+            raise DefinitionError(f"engine.on({topic!r}, ...) takes a function of the value, not {handler!r}.")
+        self._handlers.setdefault(topic, []).append(handler)
+
+    def deliver(self, topic: str, value: Any) -> None:
+        """Hand an emitted value to its handlers. The commit is made: what a handler raises is logged, not raised."""
+        for handler in self._handlers.get(topic, ()):
+            try:
+                answer = handler(value)
+                if isinstance(answer, Coroutine):
+                    self._deliver_later(answer)
+            except Exception:
+                log.exception("a handler of %r failed", topic)
+
+    def _deliver_later(self, work: Coroutine[Any, Any, Any]) -> None:
+        loop = asyncio._get_running_loop()
+        if loop is None:
+            self._portal.spawn(_logged(work))
+        else:
+            task = loop.create_task(_logged(work))
+            self._deliveries.add(task)  # a loop keeps only weak references to its tasks
+            task.add_done_callback(self._deliveries.discard)
+
+    # --- looking ---
+
+    @property
+    def state(self) -> D:
+        """The committed domain, read-only: one version, that never changes while you hold it."""
+        snapshot = self.snapshot
+        if snapshot is None:
+            raise ScopeError("the engine was made without a domain: Engine(Shop(), ...).", scope="domain", process="")
+        return cast("D", snapshot.view())
+
+    def transaction(self) -> TransactionBlock[D]:
+        """Change the state outside of processes: ``with engine.transaction() as shop: ...`` (or ``async with``).
+
+        Committed at the end of the block, or not at all if it raises. A block cannot be run again: if another
+        commit changed what it read, ConflictError is raised.
+        """
+        if self.store is None:
+            raise ScopeError("the engine was made without a domain: Engine(Shop(), ...).", scope="domain", process="")
+        return TransactionBlock(self.store)
+
+    def explain(self, target: Any) -> Explanation:
+        """Nature → environment → reason, for a process or each process of a workflow; print it, or read its rows."""
+        step = as_step(target)
+        return Explanation(tuple(self._explain(process) for process in dict.fromkeys(p.root for p in leaves(step))))
+
+    def profiles(self) -> Explanation:
+        """The same for every process that ran so far."""
+        return Explanation(tuple(self._explain(profile.process) for profile in list(self._profiles.values())))
+
+    def _explain(self, process: Process[Any, Any]) -> Explained:
+        profile = self.profile(process)
+        return profile.explain(place(process, blocking=False, debug=self.debug))
+
+    # --- the end ---
+
+    def close(self, grace: float = GRACE) -> None:
+        """End the engine: cancel its runs, wait for them (at most ``grace`` seconds), stop everything it started."""
+        self._closed = True
+        here = asyncio._get_running_loop()
+        for run in list(self._active):
+            run.cancel()
+        deadline = time.monotonic() + grace
+        with self._ended:
+            while any(run.loop is not here or here is None for run in self._active):
+                if not self._ended.wait(deadline - time.monotonic()):
+                    break
+        if self._finalizer.detach():
+            _shut_down(self._portal, self._environments, self._resources, grace)
+
+    async def aclose(self, grace: float = GRACE) -> None:
+        """The same, from a loop, which goes on meanwhile."""
+        await asyncio.to_thread(self.close, grace)
+
+    def __enter__(self) -> Engine[D]:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Engine[D]:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        state = "no domain" if self.store is None else f"{type(self.store.snapshot.root).__name__} at version {self.store.snapshot.version}"
+        return f"<Engine: {state}, {len(self._active)} runs in hand{', closed' if self._closed else ''}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise NotTransferable(
+            "an Engine cannot cross to another process; a process gets what it needs as ctx and arguments.",
+            process="",
+            what="Engine",
+        )
+
+
+_Start = tuple[tuple[Any, ...], dict[str, Any]]  # the arguments that a run begins with
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is known of a target before it runs."""
+
+    target: Any
+    step: Step[Any, Any]
+    inline: bool  #: a blocking run needs no loop
+
+
+def _drive(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never really waits, without a loop: everything in it that waits, blocks."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        return cast("T", end.value)
+    work.close()
+    raise AssertionError("a run without a loop has waited for one; this is a bug in Theus, please report it")
+
+
+async def _logged(work: Coroutine[Any, Any, Any]) -> None:
+    try:
+        await work
+    except Exception:
+        log.exception("a handler failed")
+
+
+def _warn_about_loop() -> None:
+    """Say once per place that a blocking call holds up the caller's loop; a notebook cell has no better way."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("theus."):
+        frame = frame.f_back
+    if "ipykernel" in sys.modules or "IPython" in sys.modules and frame.f_globals.get("__name__") == "__main__":
+        return
+    warnings.warn_explicit(
+        "engine.run(...) blocks the event loop that runs here; in async code write: await engine.arun(...)",
+        RuntimeWarning,
+        frame.f_code.co_filename,
+        frame.f_lineno,
+        registry=frame.f_globals.setdefault("__warningregistry__", {}),
+    )
+
+
+def _shut_down(portal: Portal, environments: dict[str, Environment], resources: Resources, grace: float) -> None:
+    """Stop what an engine started. Not a method: it must not keep the engine alive."""
+
+    async def stop() -> None:
+        for environment in environments.values():
+            await environment.stop(grace)
+        await resources.aclose(None)
+        if portal.is_open:
+            await resources.aclose(portal.loop())
+
+    here = asyncio._get_running_loop()
+    for loop in resources.loops():
+        if loop is here:
+            loop.create_task(resources.aclose(loop))
+        elif loop.is_running() and not (portal.is_open and loop is portal.loop()):
+            with contextlib.suppress(TimeoutError):
+                asyncio.run_coroutine_threadsafe(resources.aclose(loop), loop).result(grace)
+    if portal.is_open or "worker" in environments or resources.has_open:
+        answer, _ = portal.spawn(stop())
+        with contextlib.suppress(TimeoutError):
+            answer.result(grace + 1.0)
+    else:
+        _drive(stop())
+    portal.close()

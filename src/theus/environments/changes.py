@@ -1,0 +1,129 @@
+"""Noticing that a function, class or process is no longer what was sent to the workers.
+
+A *mark* remembers one thing that a definition refers to: a global, a closure variable, its code, a class attribute.
+It has changed when another object is there now. For a constant that is all that can happen; what is mutable may have
+changed inside, so a definition that refers to it is *volatile*: it has to be pickled again to know.
+"""
+
+from __future__ import annotations
+
+import dis
+import enum
+import functools
+import logging
+import re
+import weakref
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from pathlib import PurePath
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodDescriptorType, ModuleType
+from typing import Any
+
+from theus.processes import Process
+
+
+class _Missing(enum.Enum):
+    MISSING = enum.auto()
+
+
+MISSING = _Missing.MISSING
+
+#: Compared by identity, and known by a weak reference so that a mark never keeps alive what it watches.
+_DEFINITIONS = (type, FunctionType, Process)
+_CONSTANTS = (
+    *(type(None), bool, int, float, complex, str, bytes, range, slice, type(...), enum.Enum, PurePath, re.Pattern),
+    *(ModuleType, ContextVar, logging.Logger, BuiltinFunctionType, MethodDescriptorType, CodeType),
+)
+#: What the makers of classes keep in them; programs do not change it afterwards.
+_CLASS_PARTS = (property, functools.cached_property, staticmethod, classmethod)
+_MACHINE_NAMES = frozenset({"_abc_impl", "_field_defaults"})
+
+
+class Mark:
+    """One thing that a definition refers to."""
+
+    __slots__ = ("_kind", "_name", "_ref", "_value")
+
+    def __init__(self, kind: str, name: Any, value: Any) -> None:
+        self._kind = kind
+        self._name = name
+        weak = isinstance(value, _DEFINITIONS)
+        self._ref = weakref.ref(value) if weak else None
+        self._value = None if weak or not is_constant(value) else value
+
+    def changed(self, owner: Any) -> bool:
+        """Whether another object is there now. (What is mutable makes the definition volatile instead.)"""
+        now = _look(owner, self._kind, self._name)
+        return now is not (self._value if self._ref is None else self._ref())
+
+
+def _look(owner: Any, kind: str, name: Any) -> Any:
+    if kind == "global":
+        return owner.__globals__.get(name, MISSING)
+    if kind == "cell":
+        try:
+            return owner.__closure__[name].cell_contents
+        except ValueError:  # not assigned yet
+            return MISSING
+    if kind == "class":
+        return owner.__dict__.get(name, MISSING)
+    return getattr(owner, name)
+
+
+def marks_of(value: Any, *, with_globals: bool) -> tuple[Sequence[Mark], bool]:
+    """What a definition refers to now, and whether some of it is mutable."""
+    marks: list[Mark] = []
+    volatile = False
+    for kind, name in _places(value, with_globals=with_globals):
+        found = _look(value, kind, name)
+        if isinstance(found, _DEFINITIONS) or is_constant(found):
+            marks.append(Mark(kind, name, found))
+        else:
+            volatile = True
+    return marks, volatile
+
+
+def _places(value: Any, *, with_globals: bool) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, FunctionType):
+        yield from (("attribute", name) for name in ("__code__", "__defaults__"))
+        if value.__kwdefaults__ is not None:
+            yield "attribute", "__kwdefaults__"
+        if with_globals:
+            yield from (("global", name) for name in global_names(value.__code__))
+        yield from (("cell", index) for index in range(len(value.__closure__ or ())))
+    elif isinstance(value, Process):
+        yield from (("attribute", name) for name in ("fn", "root"))
+        if value.bound:
+            yield "attribute", "bound"
+    else:
+        for name, part in value.__dict__.items():
+            machine = name in _MACHINE_NAMES or (name.startswith("_") and name.endswith("_"))
+            if not machine and not _is_class_part(part):
+                yield "class", name
+
+
+def _is_class_part(part: Any) -> bool:
+    kind = type(part)
+    return isinstance(part, _CLASS_PARTS) or (
+        hasattr(kind, "__get__") and kind.__module__ == "builtins" and not isinstance(part, FunctionType)
+    )
+
+
+def is_constant(value: Any) -> bool:
+    """Whether an object can never be different inside."""
+    if isinstance(value, (tuple, frozenset)):
+        return all(is_constant(item) or isinstance(item, _DEFINITIONS) for item in value)
+    return value is MISSING or isinstance(value, _CONSTANTS)
+
+
+@functools.lru_cache(maxsize=4096)
+def global_names(code: CodeType) -> Sequence[str]:
+    """The globals that a function reads or writes, those of functions inside it too."""
+    names = {i.argval for i in dis.get_instructions(code) if i.opname in _GLOBAL_OPERATIONS}
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names.update(global_names(constant))
+    return sorted(names)
+
+
+_GLOBAL_OPERATIONS = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})

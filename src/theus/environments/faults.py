@@ -1,0 +1,261 @@
+"""Errors on their way back from a worker, and the words for a value that cannot cross.
+
+An exception keeps its type, arguments, attributes, notes, cause and context. Its traceback is rebuilt on the near side
+from file, line and function of each far frame: it prints with its source lines below the frames of the caller, as if
+the process had run here (a notebook cell's source, too, is known on the near side only).
+
+How an exception crosses, in this order, each tried out on the far side before it is sent::
+
+    as it pickles itself ──> class, args and attributes, without calling __init__ ──> the same, what cannot
+    cross replaced by its repr ──> RuntimeError with the type's name and the text
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from types import CodeType, FrameType, FunctionType, TracebackType
+from typing import Any
+
+from theus.environments.changes import global_names
+from theus.environments.parcel import Parcel
+from theus.processes import Process
+
+FrameName = tuple[str, int, str, str]  #: file, line, name and qualified name of a function
+_MOST_FRAMES = 100  # kept from each end of a traceback; only endless recursion has more
+
+#: data of the exception or None, its type's name, its text, its frames, the places of cause, context and members of a
+#: group in the list, and whether the context is hidden
+Record = tuple[Parcel | None, str, str, Sequence[FrameName], int, int, Sequence[int], bool]
+
+
+def pack_error(error: BaseException, pack: Callable[[Any], Parcel], unpack: Callable[[Parcel], Any]) -> list[Record]:
+    """An exception with all that hangs on it; the first record is the exception itself."""
+    found = list(_linked(error))
+    place = {id(one): index for index, one in enumerate(found)}
+    return [
+        (
+            _cross(one, pack, unpack),
+            type(one).__qualname__,
+            _text(one),
+            _frames(one.__traceback__),
+            place.get(id(one.__cause__), -1),
+            place.get(id(one.__context__), -1),
+            [place[id(member)] for member in _members(one)],
+            one.__suppress_context__,
+        )
+        for one in found
+    ]
+
+
+def open_error(records: Sequence[Record], unpack: Callable[[Parcel], Any]) -> BaseException:
+    """The exception again, with its traceback."""
+    opened = [_open(record, unpack) for record in records]
+
+    def dress(error: BaseException, index: int) -> None:
+        _, _, _, frames, cause, context, members, suppress = records[index]
+        error.__traceback__ = rebuild_traceback(frames)
+        error.__cause__ = opened[cause] if cause >= 0 else None
+        error.__context__ = opened[context] if context >= 0 else None
+        error.__suppress_context__ = suppress
+        for member, place in zip(_members(error), members, strict=False):
+            dress(member, place)
+
+    for index, error in enumerate(opened):
+        dress(error, index)
+    return opened[0]
+
+
+def _linked(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop(0)
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            waiting += [one.__cause__, one.__context__, *_members(one)]
+
+
+def _members(error: BaseException) -> Sequence[BaseException]:
+    return error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "its text cannot be had: __str__ raises"
+
+
+def _cross(error: BaseException, pack: Callable[[Any], Parcel], unpack: Callable[[Parcel], Any]) -> Parcel | None:
+    kind = type(error)
+    attributes = dict(getattr(error, "__dict__", {}))
+    for attempt in (
+        lambda: error,
+        lambda: Bare(kind, error.args, attributes),
+        lambda: Bare(kind, tuple(_safe(error.args, pack)), dict(zip(attributes, _safe(attributes.values(), pack), strict=True))),
+    ):
+        try:
+            parcel = pack(attempt())
+            if type(unpack(parcel)) is kind:
+                return parcel
+        except Exception:  # noqa: S112 - each is the next one's reason; the last resort always works
+            continue
+    return None
+
+
+def _safe(values: Iterable[Any], pack: Callable[[Any], Parcel]) -> Iterator[Any]:
+    for value in values:
+        try:
+            pack(value)
+            yield value
+        except Exception:
+            yield repr(value)
+
+
+class Bare:
+    """Pickles as an exception whose ``__init__`` is not called: many cannot be called with their own ``args``."""
+
+    def __init__(self, kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> None:
+        self._content = kind, args, attributes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bare_error, self._content
+
+
+def bare_error(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
+    """An exception without a call of its ``__init__``."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
+
+
+def _open(record: Record, unpack: Callable[[Parcel], Any]) -> BaseException:
+    parcel, kind, text = record[:3]
+    reason = ""
+    if parcel is not None:
+        try:
+            error = unpack(parcel)
+            if isinstance(error, BaseException):
+                return error
+        except Exception as failure:
+            reason = f" (the exception itself cannot be rebuilt here: {failure})"
+    return RuntimeError(f"{kind}: {text}{reason}")
+
+
+# --- tracebacks ------------------------------------------------------------------------------------------------------
+
+
+def _frames(trace: TracebackType | None) -> list[FrameName]:
+    found: list[FrameName] = []
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        found.append((code.co_filename, trace.tb_lineno, code.co_name, code.co_qualname))
+        trace = trace.tb_next
+    ours = ("/theus/environments/far.py", "/theus/environments/runner.py", "/asyncio/runners.py", "/asyncio/base_events.py")
+    users = next((i for i, frame in enumerate(found) if not frame[0].replace("\\", "/").endswith(ours)), None)
+    found = found[-1:] if users is None else found[users:]
+    return found if len(found) <= 2 * _MOST_FRAMES else found[:_MOST_FRAMES] + found[-_MOST_FRAMES:]
+
+
+class _Reached(Exception):  # noqa: N818 - not an error: it carries a frame out
+    pass
+
+
+_STOP = compile("raise stop", "", "exec")
+
+
+def rebuild_traceback(frames: Sequence[FrameName]) -> TracebackType | None:
+    """A traceback through frames of another process, as if they had been here."""
+    trace: TracebackType | None = None
+    for file, line, name, qualified_name in reversed(frames):
+        code = _STOP.replace(co_filename=file, co_name=name, co_qualname=qualified_name, co_firstlineno=line)
+        trace = TracebackType(trace, _frame_of(code), -1, line)
+    return trace
+
+
+def _frame_of(code: CodeType) -> FrameType:
+    scope: dict[str, Any] = {"stop": _Reached}
+    try:
+        exec(code, scope)  # noqa: S102 - the only way to a frame with that code is to run it; it is our own `raise`
+    except _Reached as reached:
+        trace = reached.__traceback__
+        assert trace is not None
+        assert trace.tb_next is not None
+        return trace.tb_next.tb_frame
+    raise AssertionError("unreachable")
+
+
+def text_of(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+
+
+# --- what cannot cross -----------------------------------------------------------------------------------------------
+
+
+def culprit(value: Any, place: str, pack: Callable[[Any], object]) -> str:
+    """The place inside ``value`` that cannot be pickled, and its type. Only called after pickling has failed."""
+    seen: set[int] = set()
+    while id(value) not in seen:
+        seen.add(id(value))
+        for name, part in _parts(value):
+            if id(part) not in seen and not _crosses(part, pack):
+                value, place = part, name.format(place)
+                break
+    kind = type(value)
+    return f"{place}: a {kind.__qualname__ if kind.__module__ == 'builtins' else f'{kind.__module__}.{kind.__qualname__}'}"
+
+
+def _crosses(value: Any, pack: Callable[[Any], object]) -> bool:
+    try:
+        pack(value)
+    except Exception:
+        return False
+    return True
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """What a value consists of, each with the way to write it: ``{}`` stands for the value."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield f"{{}}[{_braces(repr(key))}]", item
+            yield f"the key {_braces(repr(key))} of {{}}", key
+    elif isinstance(value, (list, tuple)):
+        yield from ((f"{{}}[{index}]", item) for index, item in enumerate(value))
+    elif isinstance(value, (set, frozenset)):
+        yield from (("an item of {}", item) for item in value)
+    elif isinstance(value, FunctionType):
+        name = value.__qualname__
+        yield from ((f"closure variable {n!r} of {name}", c) for n, c in _closure(value))
+        used = (n for n in global_names(value.__code__) if n in value.__globals__)
+        yield from ((f"global {n!r} of {name}", value.__globals__[n]) for n in used)
+    elif isinstance(value, Process):
+        yield "{}", value.fn
+        yield from ((f"argument {n!r} fixed by bind", part) for n, part in value.bound.items())
+    elif isinstance(value, type):
+        yield from ((f"{value.__qualname__}.{n}", part) for n, part in value.__dict__.items() if not n.startswith("__"))
+    else:
+        yield from _attributes(value)
+
+
+def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    names = [field.name for field in fields(value)] if is_dataclass(value) else list(getattr(value, "__dict__", {}))
+    names += ["__self__", "__func__"] if hasattr(value, "__func__") else []
+    for name in names:
+        yield f"{{}}.{name}", getattr(value, name, None)
+
+
+def _closure(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+
+
+def _braces(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")

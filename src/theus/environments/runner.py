@@ -1,0 +1,179 @@
+"""Runs one attempt of one call. The same code in the caller's thread, on a loop, in a thread and on the far side.
+
+::
+
+    context ── body ──> local closes ──> reads and writes handed over ──> context ends
+                 │ raises      │ raises          │ raises
+                 └─────────────┴─────────────────┴──> outcome.error; nothing was committed
+
+``KeyboardInterrupt`` and cancellation close the scopes and pass through untouched. ``SystemExit`` travels in
+the outcome to whoever asked for the run: raised on a loop it would end the loop.
+
+At the end each function deletes its own names: a traceback keeps the frames of every function it went
+through, and with them whatever those frames can see; `outcome -> error -> traceback -> frame -> outcome`
+would be a cycle that keeps a failed step's big values until the garbage collector comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from time import perf_counter, thread_time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from theus.context import Context, current
+from theus.protocols import Outcome
+from theus.scope import aclose_local, close_local
+from theus.state.values import detach
+
+if TYPE_CHECKING:
+    from theus.protocols import Call
+    from theus.state.transaction import Transaction
+
+
+def execute(call: Call, *, measure_cpu: bool = False) -> Outcome:
+    """Run a ``def`` process to its end."""
+    outcome = Outcome()
+    context: Context[Any] = Context(call, outcome)
+    process = call.process
+    token = current.set(context)
+    cpu = thread_time() if measure_cpu else 0.0
+    started = perf_counter()
+    try:
+        try:
+            if process.takes_context:
+                value = process.fn(context, *call.args, **call.kwargs)
+            else:
+                value = process.fn(*call.args, **call.kwargs)
+        except BaseException as error:
+            if context._local is not None:
+                close_local(context._local, error)
+            raise
+        if context._local is not None:
+            close_local(context._local, None)
+        context.hand_over(value)
+    except (Exception, SystemExit) as error:
+        outcome.error = error
+    finally:
+        outcome.wall = perf_counter() - started
+        if measure_cpu:
+            outcome.cpu = thread_time() - cpu
+        context.close()
+        current.reset(token)
+    try:
+        return outcome
+    finally:
+        value = None
+        del outcome, context, call
+
+
+async def execute_async(call: Call) -> Outcome:
+    """Run an ``async def`` process to its end, on the running loop."""
+    outcome = Outcome()
+    context: Context[Any] = Context(call, outcome)
+    process = call.process
+    token = current.set(context)
+    started = perf_counter()
+    try:
+        try:
+            if process.takes_context:
+                value = await process.fn(context, *call.args, **call.kwargs)
+            else:
+                value = await process.fn(*call.args, **call.kwargs)
+        except BaseException as error:
+            if context._local is not None:
+                await aclose_local(context._local, error)
+            raise
+        if context._local is not None:
+            await aclose_local(context._local, None)
+        context.hand_over(value)
+    except (Exception, SystemExit) as error:
+        outcome.error = error
+    finally:
+        outcome.wall = perf_counter() - started
+        context.close()
+        current.reset(token)
+    try:
+        return outcome
+    finally:
+        value = None
+        del outcome, context, call
+
+
+def execute_message(call: Call, transaction: Transaction) -> Outcome:
+    """Run a state process inside a commit: ``transaction`` holds the newest state and takes over what it writes."""
+    outcome = Outcome()
+    context: Context[Any] = Context(call, outcome)
+    process = call.process
+    token = current.set(context)
+    started = perf_counter()
+    try:
+        context.join(transaction)
+        try:
+            if process.takes_context:
+                value = process.fn(context, *call.args, **call.kwargs)
+            else:
+                value = process.fn(*call.args, **call.kwargs)
+        except BaseException as error:
+            if context._local is not None:
+                close_local(context._local, error)
+            raise
+        if context._local is not None:
+            close_local(context._local, None)
+        context.hand_over(value)
+        transaction.replay(outcome.ops)
+    except (Exception, SystemExit) as error:
+        outcome.error = error
+    finally:
+        outcome.wall = perf_counter() - started
+        context.close()
+        current.reset(token)
+    try:
+        return outcome
+    finally:
+        value = None
+        del outcome, context, call
+
+
+class Threads(Protocol):
+    """Where a blocking function can be run off the loop."""
+
+    async def call(self, function: Callable[..., Any], *args: Any) -> Any: ...
+
+
+async def open_source(call: Call, threads: Threads) -> AsyncIterator[Any]:
+    """Run a generator process: yields its items one by one, as they are asked for.
+
+    A plain generator may wait for its next item, so each is fetched in a thread. The scopes close when the
+    generator ends, fails, or nobody asks for more.
+    """
+    outcome = Outcome()
+    context: Context[Any] = Context(call, outcome)
+    process = call.process
+    arguments = (context, *call.args) if process.takes_context else call.args
+    generator = process.fn(*arguments, **call.kwargs)
+    failure: BaseException | None = None
+    try:
+        if hasattr(generator, "__anext__"):
+            async for item in generator:
+                yield detach(item)
+        else:
+            while (item := await threads.call(next, generator, _END)) is not _END:
+                yield detach(item)
+    except BaseException as error:
+        failure = error
+        raise
+    finally:
+        if hasattr(generator, "aclose"):
+            await generator.aclose()
+        else:
+            generator.close()
+        if context._local is not None:
+            if process.is_async:
+                await aclose_local(context._local, failure)
+            else:
+                close_local(context._local, failure)
+        context.close()
+        del failure, context, call
+
+
+_END: Any = object()  # a generator's end, as a value: StopIteration cannot be set on a future

@@ -1,0 +1,115 @@
+"""What surrounds a call and travels with it: context variables there, log records back.
+
+A context variable can travel if it is the global of a module, so that the far side finds the same one by name, and if
+its value pickles. Log records of every logger come back and are handled here, in the context of their call, as if they
+had been logged here; the far side knows the levels of the near side, so what nobody wants is not sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar, copy_context
+from typing import Any
+
+Levels = dict[str, int]  #: of each logger that has one of its own; "" is the root, "*" what is disabled everywhere
+
+_NO_CHANGE_YET = 1  # a level nobody logs at: whether a logger has cached its answer for it tells if levels changed
+_OURS = "theus_"  # our own variables say where a call runs; over there that is another place
+
+
+class Variables:
+    """Finds the names of context variables."""
+
+    def __init__(self) -> None:
+        self._names: dict[ContextVar[Any], tuple[str, str] | None] = {}
+
+    def name_of(self, variable: ContextVar[Any]) -> tuple[str, str] | None:
+        """Module and attribute, or None if it is not the global of a module."""
+        try:
+            return self._names[variable]
+        except KeyError:
+            found = self._names[variable] = self._search(variable)
+            return found
+
+    def travelling(self) -> list[tuple[tuple[str, str], ContextVar[Any], Any]]:
+        """The variables that are set here and have a name, with their values."""
+        context = copy_context()
+        if not context:
+            return []
+        found = ((self.name_of(variable), variable, value) for variable, value in context.items())
+        return [(name, variable, value) for name, variable, value in found if name is not None]
+
+    @staticmethod
+    def _search(variable: ContextVar[Any]) -> tuple[str, str] | None:
+        if variable.name.startswith(_OURS):
+            return None
+        for module_name, module in list(sys.modules.items()):
+            for attribute, value in list(getattr(module, "__dict__", {}).items()):
+                if value is variable:
+                    return module_name, attribute
+        return None
+
+
+class LevelWatch:
+    """Knows when the levels of loggers have changed, without looking at all of them at each call."""
+
+    def __init__(self) -> None:
+        self._logger = logging.getLogger("theus.environments")
+
+    def changed(self) -> bool:
+        """Whether any level was set since the last time (True the first time)."""
+        # logging empties every logger's cache whenever a level is set anywhere.
+        if _NO_CHANGE_YET in getattr(self._logger, "_cache", ()):
+            return False
+        self._logger.isEnabledFor(_NO_CHANGE_YET)
+        return True
+
+
+def levels() -> Levels:
+    """The levels that are set in this process."""
+    found = {"": logging.root.level, "*": logging.root.manager.disable}
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and (logger.level or logger.disabled):
+            found[name] = logging.CRITICAL + 1 if logger.disabled else logger.level
+    return found
+
+
+def set_levels(wanted: Levels, before: Levels) -> None:
+    """Make the loggers of this worker as the near side's."""
+    for name in before.keys() - wanted.keys():
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    for name, level in wanted.items():
+        if name == "*":
+            logging.disable(level)
+        else:
+            logging.getLogger(name or None).setLevel(level)
+
+
+class Courier(logging.Handler):
+    """Takes every record of a worker to the wire."""
+
+    def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
+        super().__init__()
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand a record over as plain values: text instead of arguments and traceback objects."""
+        try:
+            content = dict(record.__dict__)
+            content["msg"], content["args"] = record.getMessage(), None
+            if record.exc_info:
+                content["exc_text"] = record.exc_text or logging.Formatter().formatException(record.exc_info)
+                content["exc_info"] = None
+            self._send(content)
+        except Exception:
+            self.handleError(record)
+
+
+def handle(content: Mapping[str, Any]) -> None:
+    """Handle a record of the far side as one of our own."""
+    record = logging.makeLogRecord(dict(content))
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(record)

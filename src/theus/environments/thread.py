@@ -1,0 +1,127 @@
+"""Thread: ``def`` calls that wait, off the loop, hundreds at once.
+
+Not a ``ThreadPoolExecutor``, for three reasons: its threads are joined at the interpreter's exit, so one
+call that never ends keeps a program from ending; a call made from inside a call must get a thread even
+when all are taken, or both wait for ever; and context variables do not cross into it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from theus.context import current
+from theus.environments.loop import within
+from theus.environments.runner import execute
+
+if TYPE_CHECKING:
+    from theus.protocols import Call, Clock, Outcome
+
+T = TypeVar("T")
+IDLE_SECONDS = 30.0  #: a thread with nothing to do for so long ends
+
+
+class ThreadEnvironment:
+    """Threads are started when none is idle, up to ``capacity``; calls from inside a call are not counted."""
+
+    name = "thread"
+
+    def __init__(self, clock: Clock, capacity: int = 512) -> None:
+        self.capacity = capacity
+        self.abandoned = 0  #: calls that timed out or were cancelled and whose thread still runs
+        self._clock = clock
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._threads: set[threading.Thread] = set()
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._stopped = False
+
+    async def start(self) -> None:
+        """Nothing to do: threads start when they are needed."""
+
+    async def run(self, call: Call) -> Outcome:
+        work = self.call(_measured, call)
+        outcome = await (work if call.process.timeout is None else within(self._clock, call, work))
+        return outcome
+
+    async def call(self, function: Callable[..., T], *args: Any) -> T:
+        """Run any function in a thread, with the caller's context variables. Cancelling lets go of it; it runs on."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        context = copy_context()
+
+        def job() -> None:
+            value, error = _run(context, function, args)
+            try:
+                loop.call_soon_threadsafe(self._answer, answer, value, error)
+            except RuntimeError:  # the loop was closed meanwhile: nobody waits for the answer
+                self.abandoned -= 1
+
+        self._submit(job, nested=current.get() is not None)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self.abandoned += 1
+            raise
+
+    def _answer(self, answer: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+        if answer.cancelled():
+            self.abandoned -= 1
+        elif error is None:
+            answer.set_result(value)
+        else:
+            answer.set_exception(error)
+
+    def _submit(self, job: Callable[[], None], *, nested: bool) -> None:
+        if self._stopped:
+            raise RuntimeError("the thread environment was stopped")
+        self._jobs.put(job)
+        if not self._idle.acquire(blocking=False):
+            with self._lock:
+                if len(self._threads) < self.capacity or nested:
+                    thread = threading.Thread(target=self._work, name=f"theus-{next(self._numbers)}", daemon=True)
+                    self._threads.add(thread)
+                    thread.start()
+
+    def _work(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get(timeout=IDLE_SECONDS)
+            except Empty:
+                if self._idle.acquire(blocking=False):  # nobody counts on this thread any more
+                    break
+                continue  # a job was promised to it just now
+            if job is None:
+                break
+            job()
+            del job
+            self._idle.release()
+        with self._lock:
+            self._threads.discard(threading.current_thread())
+
+    async def stop(self, grace: float) -> None:
+        """End the idle threads. A thread cannot be killed: one that still computes ends with its call or the program."""
+        self._stopped = True
+        with self._lock:
+            count = len(self._threads)
+        for _ in range(count):
+            self._jobs.put(None)
+
+
+def _measured(call: Call) -> Outcome:
+    outcome = execute(call, measure_cpu=True)
+    outcome.place = threading.current_thread().name
+    return outcome
+
+
+def _run(context: Context, function: Callable[..., T], args: tuple[Any, ...]) -> tuple[T | None, BaseException | None]:
+    try:
+        return context.run(function, *args), None
+    except BaseException as error:
+        return None, error

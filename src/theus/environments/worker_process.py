@@ -1,0 +1,198 @@
+"""One worker process, seen from the near side: how it is started, what it has been told, how it is ended.
+
+Used under the pool's lock. What a worker has been told (definitions, snapshot, config, set-up) is remembered here and
+not sent again; it holds because a worker takes its frames in, in order, also those of calls that were handed back.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from theus.environments import wire
+
+if TYPE_CHECKING:
+    from theus.environments.job import Job, Packed
+
+_MOST_SNAPSHOTS = 16  # cuts of the domain that a worker keeps; one for each different set of fields in the contracts
+_FIRST_CHECK, _LAST_CHECK = 0.0005, 0.05  # seconds between looks at whether a dying process is gone
+
+
+class WorkerProcess:
+    """A worker process and its two sockets."""
+
+    def __init__(self) -> None:
+        self.sock, far = socket.socketpair()
+        self.control, far_control = socket.socketpair()
+        try:
+            self.process = _start(far, far_control)
+        except BaseException:
+            self.sock.close()
+            self.control.close()
+            raise
+        finally:
+            far.close()
+            far_control.close()
+        self.sock.setblocking(False)
+        self.control.setblocking(False)
+        self.exit_fd = _exit_fd(self.process.pid)
+        self.reader = wire.Reader(self.sock)
+        self.calls: deque[Job] = deque()  #: sent and not answered; the first one runs
+        self.done = 0  #: calls answered
+        self.ready = False  #: it has said READY
+        self.ending = False  #: takes no more calls
+        self.seq = 0
+        self.recalled = 0  #: up to here calls were called back
+        self.unsent: list[wire.Bytes] = []
+        self.dropped: list[int] = []  #: definitions to forget
+        self.known: dict[int, int] = {}  #: definition -> version
+        self.check_at = 0.0  #: when to look whether it is gone, once it is dying
+        self._pause = _FIRST_CHECK
+        self._loaded: set[int] = set()  #: processes that ran here
+        self._snapshots: dict[Sequence[str], int] = {}
+        self._config = 0
+        self._set_up = 0
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self.process.pid
+
+    def has_snapshot(self, fields: Sequence[str], version: int) -> bool:
+        """Whether it was sent this one."""
+        return self._snapshots.get(fields) == version
+
+    def set_up(self, number: int, content: Callable[[], Packed]) -> None:
+        """Tell it what changed in the engine's process, if anything did."""
+        if self._set_up != number:
+            parcel, needs = content()
+            self.post(wire.SETUP, 0, [marshal.dumps(self._unknown(needs)), parcel.data])
+            self._set_up = number
+
+    def send_call(self, job: Job) -> None:
+        """Send a call with all that this worker does not know yet. Raises what packing the snapshot raises."""
+        snapshot = config = None
+        needs = job.needs
+        payload = job.payload
+        if payload is not None:
+            needs = needs + payload.needs
+        if job.snapshot is not None and self._snapshots.get(job.fields) != job.version:
+            snapshot = job.snapshot()
+            needs = needs + snapshot.needs
+        if job.config is not None and self._config != job.config_number:
+            config = job.config
+            needs = needs + config.needs
+        forget = snapshot is not None and job.fields not in self._snapshots and len(self._snapshots) >= _MOST_SNAPSHOTS
+        if forget:
+            self._snapshots.clear()
+        if snapshot is not None:
+            self._snapshots[job.fields] = job.version
+        if config is not None:
+            self._config = job.config_number
+        token = job.definition.token
+        job.announced = job.timeout is not None and token not in self._loaded
+        self._loaded.add(token)
+        self.seq += 1
+        job.seq = self.seq
+        job.worker = self
+        self.calls.append(job)
+        parts: list[wire.Bytes] = [b""]
+        sizes: list[tuple[int, bool] | None] = []
+        for packed in (payload, snapshot, config):
+            if packed is None:
+                sizes.append(None)
+            else:
+                data, buffers, plain = packed.parcel
+                parts.append(data)
+                parts.extend(buffers)
+                sizes.append((len(buffers), plain))
+        fields = None if job.snapshot is None else job.fields
+        dropped, self.dropped = self.dropped, []
+        parts[0] = marshal.dumps(
+            (token, *job.numbers, job.announced, self._unknown(needs), dropped, sizes, fields, forget)
+        )
+        self.post(wire.CALL, self.seq, parts)
+
+    def _unknown(self, needs: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, bytes]]:
+        known = self.known
+        found = [(token, body) for token, version, body in needs if known.get(token) != version]
+        if found:
+            known.update((token, version) for token, version, _ in needs)
+        return found
+
+    def post(self, kind: int, seq: int, parts: Sequence[wire.Bytes], flags: int = 0) -> None:
+        """Send a frame, now as far as possible without waiting."""
+        self.unsent += wire.pack(kind, seq, parts, flags)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what is left over."""
+        try:
+            self.unsent = wire.send_some(self.sock, self.unsent)
+        except OSError:  # it is dying; its end is noticed where it is read
+            self.unsent = []
+
+    def order(self, kind: int, seq: int) -> None:
+        """Say something on the control socket."""
+        try:
+            self.control.send(wire.pack(kind, seq)[0])
+        except OSError:  # it is dying, or has not listened for hundreds of messages; a kill does not need it
+            pass
+
+    def kill(self) -> None:
+        """Kill it and whatever it started. Its group exists until it has been reaped, so no other can be hit."""
+        if self.process.returncode is None:
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except OSError:  # gone, or on macOS a zombie
+                pass
+
+    def is_gone(self, now: float) -> bool:
+        """Reap it if it has ended; if not, sets when to look again."""
+        if self.process.poll() is not None:
+            return True
+        self.check_at = now + self._pause
+        self._pause = min(self._pause * 2, _LAST_CHECK)
+        return False
+
+    def close(self) -> None:
+        """Close the near ends of its sockets."""
+        self.sock.close()
+        self.control.close()
+        if self.exit_fd is not None:
+            os.close(self.exit_fd)
+            self.exit_fd = None
+
+
+def _start(far: socket.socket, far_control: socket.socket) -> subprocess.Popen[bytes]:
+    # Nothing of the program is imported there, so a script without a __main__ guard does not run again.
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}; from theus.environments.far import main; "
+        f"main({far.fileno()}, {far_control.fileno()}, {os.getpid()})"
+    )
+    return subprocess.Popen(  # noqa: S603 - the interpreter that runs here
+        [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", code],  # type: ignore[attr-defined]
+        stdin=subprocess.DEVNULL,
+        pass_fds=(far.fileno(), far_control.fileno()),
+        process_group=0,  # Ctrl-C on the terminal is for us; and what a worker starts can be killed with it
+    )
+
+
+def _exit_fd(pid: int) -> int | None:
+    """A descriptor that becomes readable when the process ends, where there is such a thing.
+
+    The end of the stream says the same, unless a child that a body forked holds the other end open.
+    """
+    try:
+        return os.pidfd_open(pid) if sys.platform == "linux" else None
+    except (OSError, AttributeError):
+        return None
+
+

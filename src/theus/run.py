@@ -1,0 +1,232 @@
+"""One execution of a workflow: what ``engine.submit`` and ``engine.stream`` hand out."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+import threading
+import traceback
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from theus.errors import DefinitionError
+from theus.portal import Exiting, settle
+
+if TYPE_CHECKING:
+    from theus.processes import Step
+    from theus.protocols import Event
+
+T = TypeVar("T")
+
+
+class Run(Generic[T]):
+    """One execution of a workflow or process.
+
+    ``await run`` or ``run.result(timeout)`` gives what it returned or raises what it raised;
+    ``run.events()`` yields what happens in it, in a ``for`` or an ``async for``; ``run.cancel()`` stops it.
+    ``run.state`` is ``"running"``, ``"done"``, ``"failed"`` or ``"cancelled"``.
+    """
+
+    __slots__ = ("__weakref__", "_answer", "_cancel", "_number", "_token", "blocking", "listeners", "state", "step", "task")
+
+    def __init__(self, step: Step[Any, Any], token: str, number: int, run_id: str | None = None) -> None:
+        self.step = step
+        self.state = "running"
+        self.blocking = False  #: driven in its caller's thread: what waits in it may block
+        self.task: asyncio.Task[Any] | None = None  #: the task it runs in, while it does
+        self.listeners: tuple[Callable[[Event], None], ...] = ()
+        self._token = token if run_id is None else run_id
+        self._number = number if run_id is None else None
+        self._answer: concurrent.futures.Future[T] | None = None
+        self._cancel: Callable[[], None] | None = None
+
+    @property
+    def id(self) -> str:
+        """Unique in the world: the engine's random token and a number, or the ``run_id`` that was given."""
+        return self._token if self._number is None else f"{self._token}-{self._number}"
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for the end (at most ``timeout`` seconds, then TimeoutError); gives what the run returned.
+
+        Raises:
+            DefinitionError: called on the event loop that the run needs to go on.
+        """
+        answer = self._followed()
+        here = asyncio._get_running_loop()
+        if not answer.done() and here is not None and self.loop in (here, None):
+            raise DefinitionError(
+                f"run {self.id} goes on on this very event loop, so waiting for it here would last for ever; write: await run."
+            )
+        try:
+            return answer.result(timeout)
+        except Exiting as carried:
+            raise carried.error from None
+        finally:
+            del answer
+
+    def __await__(self) -> Generator[Any, None, T]:
+        try:
+            return (yield from asyncio.shield(asyncio.wrap_future(self._followed())))
+        except Exiting as carried:
+            raise carried.error from None
+
+    def cancel(self) -> None:
+        """Stop the run: nothing more of it is committed. Returns at once; ``result`` then raises CancelledError."""
+        task = self.task
+        if self._cancel is not None:
+            self._cancel()
+        elif task is not None:
+            task.get_loop().call_soon_threadsafe(task.cancel)
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self.state != "running"
+
+    def events(self) -> EventStream:
+        """What happens in this run from now on, until it ends."""
+        stream = EventStream()
+        self.listen(stream.put)
+        self._followed().add_done_callback(lambda _: stream.end())
+        return stream
+
+    # --- for the engine ---
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop it runs on; None if it has not begun or needs none."""
+        task = self.task
+        return None if task is None else task.get_loop()
+
+    def listen(self, listener: Callable[[Event], None]) -> None:
+        """Call ``listener`` with every event of this run from now on."""
+        self.listeners = (*self.listeners, listener)
+
+    def follow(self, answer: concurrent.futures.Future[T], cancel: Callable[[], None]) -> None:
+        """Know where the answer will be, and how to stop."""
+        self._answer, self._cancel = answer, cancel
+
+    def _followed(self) -> concurrent.futures.Future[T]:
+        assert self._answer is not None, "only a run that was submitted has a handle"
+        return self._answer
+
+    def __str__(self) -> str:
+        return self.id
+
+    def __repr__(self) -> str:
+        return f"<run {self.id} of {self.step.name}: {self.state}>"
+
+
+def spawn_here(
+    loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]
+) -> tuple[concurrent.futures.Future[T], Callable[[], None]]:
+    """Start a coroutine on the running loop; gives a future that any thread can wait for, and how to cancel it."""
+    answer: concurrent.futures.Future[T] = concurrent.futures.Future()
+    task = loop.create_task(work)
+    task.add_done_callback(functools.partial(settle, answer))
+    return answer, lambda: loop.call_soon_threadsafe(task.cancel) and None
+
+
+class EventStream:
+    """Events of one run in order: iterate with ``for`` or ``async for``. Filled from any thread."""
+
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque()
+        self._ended = False
+        self._changed = threading.Condition()
+        self._wakers: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+
+    def put(self, event: Event) -> None:
+        with self._changed:
+            self._events.append(event)
+            self._wake()
+
+    def end(self) -> None:
+        with self._changed:
+            self._ended = True
+            self._wake()
+
+    def _wake(self) -> None:
+        self._changed.notify_all()
+        for loop, waker in self._wakers:
+            try:
+                loop.call_soon_threadsafe(lambda waker=waker: None if waker.done() else waker.set_result(None))  # type: ignore[misc]
+            except RuntimeError:  # that loop was closed: nobody reads there any more
+                pass
+        self._wakers.clear()
+
+    def __iter__(self) -> Iterator[Event]:
+        while True:
+            with self._changed:
+                while not self._events and not self._ended:
+                    self._changed.wait()
+                if not self._events:
+                    return
+                event = self._events.popleft()
+            yield event
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        loop = asyncio.get_running_loop()
+        while True:
+            waker: asyncio.Future[None] | None = None
+            with self._changed:
+                if self._events:
+                    event = self._events.popleft()
+                elif self._ended:
+                    return
+                else:
+                    waker = loop.create_future()
+                    self._wakers.append((loop, waker))
+            if waker is not None:
+                await waker
+            else:
+                yield event
+
+
+class Stream:
+    """The events of a run that was started for them; raises at the end what the run raised.
+
+    ``stream.run`` is the run's handle. Closing the stream, leaving its ``with``, or letting go of it cancels a
+    run that still goes on.
+    """
+
+    def __init__(self, run: Run[Any]) -> None:
+        self.run = run
+        self._events = run.events()
+
+    def __iter__(self) -> Iterator[Event]:
+        yield from self._events
+        self.run.result()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        async for event in self._events:
+            yield event
+        await self.run
+
+    def close(self) -> None:
+        """Cancel the run if it still goes on."""
+        if not self.run.done():
+            self.run.cancel()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def forget_frames(error: BaseException) -> None:
+    """Let go of what the frames of a stored traceback see, so that a kept error keeps no big variables alive."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        error_here = waiting.pop()
+        if error_here is None or id(error_here) in seen:
+            continue
+        seen.add(id(error_here))
+        traceback.clear_frames(error_here.__traceback__)
+        waiting += [error_here.__cause__, error_here.__context__]

@@ -1,0 +1,64 @@
+"""``with engine.transaction() as domain``: change the state outside of processes."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar, cast
+
+from theus.errors import ConflictError
+from theus.protocols import Commit, Conflict, Store
+from theus.state.access import show
+from theus.state.transaction import Transaction
+
+D = TypeVar("D")
+NAME = "engine.transaction()"
+
+
+class TransactionBlock(Generic[D]):
+    """A transaction for set-up and migration code; committed at the end of its block, or not at all."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._transaction: Transaction | None = None
+
+    def _begin(self) -> D:
+        self._transaction = Transaction(self._store.snapshot, process=NAME)
+        return cast("D", self._transaction.domain)
+
+    async def _end(self, error: BaseException | None) -> None:
+        transaction = self._transaction
+        assert transaction is not None
+        try:
+            if error is not None:
+                return
+            reads, ops = transaction.finish()
+            if not ops:
+                return
+            answer = (await self._store.commit((Commit(transaction.base, reads, ops, NAME),)))[0]
+            if isinstance(answer, Conflict):
+                path = show(answer.path)
+                raise ConflictError(
+                    f"{NAME}: {path} was changed by {answer.author!r} since this block had read it; nothing was committed. "
+                    "Write the block as a process: the engine runs that again by itself.",
+                    paths=(path,),
+                    attempts=1,
+                )
+        finally:
+            transaction.close()
+
+    def __enter__(self) -> D:
+        return self._begin()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        work: Any = self._end(error)
+        try:
+            work.send(None)
+        except StopIteration:
+            return
+        work.close()
+        raise AssertionError("this store waits for a loop: use async with")
+
+    async def __aenter__(self) -> D:
+        return self._begin()
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        await self._end(error)

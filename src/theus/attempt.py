@@ -80,10 +80,6 @@ class Attempts:
 
     # --- what the schedule asks for ---
 
-    async def call(self, process: Process[Any, Any], value: Any, position: Position) -> Any:
-        args, kwargs = self._arguments(process, value)
-        return await self.perform(process, args, kwargs, None if value is NOTHING else value, position)
-
     def source(self, process: Process[Any, Any], value: Any, position: Position) -> AsyncIterator[Any]:
         args, kwargs = self._arguments(process, value)
         call = self._call(process, args, kwargs, None if value is NOTHING else value, 1, position)
@@ -112,25 +108,40 @@ class Attempts:
 
     # --- one call ---
 
-    async def perform(
-        self, process: Process[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any], pipe: Any, position: Position
+    async def call(
+        self,
+        process: Process[Any, Any],
+        value: Any,
+        position: Position,
+        given: tuple[tuple[Any, ...], dict[str, Any]] | None = None,
     ) -> Any:
-        """Run a process until it is committed; gives what it returned, or raises what the last attempt raised."""
-        engine = self.engine
+        """Run a process until it is committed; gives what it returned, or raises what the last attempt raised.
+
+        One coroutine and not several: ten thousand calls that wait keep ten thousand of each.
+        """
+        engine, run = self.engine, self.run
+        args, kwargs = given or self._arguments(process, value)
+        if value is NOTHING:
+            value = None
         profile = engine.profile(process)
-        placement = profile.placements.get(self.run.blocking) or engine.place(profile, process, blocking=self.run.blocking)
-        ticket = self._first_ticket(process, args, kwargs, profile)
+        placement = profile.placements.get(run.blocking) or engine.place(profile, process, blocking=run.blocking)
+        environment = engine.environments.get(placement.environment) or engine.environment(placement.environment)
+        ticket = self._first_ticket(process, args, kwargs, profile) if profile.heat > HOT or process.contract.exclusive else None
         attempt = failures = 0
         try:
             while True:
                 attempt += 1
                 if ticket is not None:
-                    await ticket.turn(blocking=self.run.blocking)
-                call = self._call(process, args, kwargs, pipe, attempt, position)
+                    await ticket.turn(blocking=run.blocking)
+                call = self._call(process, args, kwargs, value, attempt, position)
                 call.holds_ticket = ticket is not None
-                if self.listening:
+                call.measure_cpu = profile.calls % SAMPLE == 0
+                if run.listeners or engine.observers:
                     self._tell_start(call, placement)
-                outcome = await self._attempt(call, placement, profile)
+                try:
+                    outcome = await (self._run_in_commit(call) if process.nature == "state" else environment.run(call))
+                except (CallTimeout, EnvironmentBroken, NotTransferable) as failure:
+                    outcome = Outcome(error=failure)
                 if outcome.error is None and (outcome.ops or outcome.messages):
                     if engine.tickets.any:
                         again, ticket = await self._give_way(process, outcome, ticket)
@@ -141,33 +152,35 @@ class Attempts:
                         ticket = self._queue_up(call, outcome, ticket, conflict, profile)
                         continue
                 profile.add(outcome)
-                error = outcome.error
-                if self.listening:
+                if run.listeners or engine.observers:
                     self._tell_end(call, placement, outcome)
-                if error is None:
+                if outcome.error is None:
                     if outcome.emits:
                         self._deliver(call, outcome)
                     return outcome.value
-                if failures < process.retries and _worth_another(process, error):
-                    delay = random.uniform(0, min(LONGEST_DELAY, FIRST_DELAY * 2**failures))  # noqa: S311 - jitter
-                    failures += 1
-                    if self.listening:
-                        self._tell_retry(call, delay, error)
-                    del outcome, error
+                if failures < process.retries and _worth_another(process, outcome.error):
                     if ticket is not None:  # nobody waits behind a call that waits itself
                         ticket.release()
                         ticket = None
-                    await self.sleep(delay)
+                    await self._pause(call, failures, outcome.error)
+                    failures += 1
                     continue
+                error = outcome.error
                 _note(error, call, placement)
                 try:
                     raise error if isinstance(error, Exception) else Exiting(error)
                 finally:
                     # The traceback keeps this frame: it must not keep the failed step's values.
-                    del outcome, error, call, args, kwargs, pipe
+                    del outcome, error, call, args, kwargs, value
         finally:
             if ticket is not None and not ticket.release():
                 profile.heat *= COOLING
+
+    async def _pause(self, call: Call, failures: int, error: BaseException) -> None:
+        delay = random.uniform(0, min(LONGEST_DELAY, FIRST_DELAY * 2**failures))  # noqa: S311 - jitter, not a secret
+        if self.listening:
+            self._tell_retry(call, delay, error)
+        await self.sleep(delay)
 
     # --- tickets ---
 
@@ -175,7 +188,9 @@ class Attempts:
         self, process: Process[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any], profile: Profile
     ) -> Ticket | None:
         """What a call queues for before its first attempt: its ``exclusive`` paths, and paths known to be contended."""
-        paths = _before_star(process.contract.tickets(process.arguments(args, kwargs))) if process.contract.exclusive else set()
+        paths: set[Path] = set()
+        if process.contract.exclusive:
+            paths = _before_star(process.contract.tickets(process.arguments(args, kwargs)))
         if profile.heat > HOT:
             paths |= profile.hot
         return self.engine.tickets.request(paths, process.name) if paths else None
@@ -191,7 +206,11 @@ class Attempts:
         paths = {*touched(outcome.reads, outcome.ops), blocked}
         if ticket is None:
             ticket = tickets.request(paths, process.name)
-            await ticket.turn(blocking=self.run.blocking)
+            try:
+                await ticket.turn(blocking=self.run.blocking)
+            except BaseException:  # cancelled while it waited: nobody else knows of this ticket yet
+                ticket.release()
+                raise
             return False, ticket
         paths |= ticket.paths
         ticket.release()
@@ -235,32 +254,10 @@ class Attempts:
         position: Position,
     ) -> Call:
         engine = self.engine
-        timeout = process.timeout
-        return Call(
-            process,
-            args,
-            kwargs,
-            engine.snapshot,
-            engine.config,
-            pipe,
-            attempt,
-            position,
-            None if timeout is None else engine.clock.now() + timeout,
-            self,
-            engine.strict,
-        )
-
-    async def _attempt(self, call: Call, placement: Placement, profile: Profile) -> Outcome:
-        """Run the body once; every failure of it is in the outcome."""
-        if call.process.nature == "state" and placement.environment == "inline":
-            return await self._run_in_commit(call)
-        environment = self.engine.environment(placement.environment)
-        call.measure_cpu = profile.calls % SAMPLE == 0
-        started = time.perf_counter()
-        try:
-            return await environment.run(call)
-        except (CallTimeout, EnvironmentBroken, NotTransferable) as error:
-            return Outcome(error=error, wall=time.perf_counter() - started)
+        store = engine.store
+        snapshot = None if store is None else store.snapshot
+        deadline = None if process.timeout is None else engine.clock.now() + process.timeout
+        return Call(process, args, kwargs, snapshot, engine.config, pipe, attempt, position, deadline, self, engine.strict)
 
     # --- the commit ---
 

@@ -105,7 +105,7 @@ class Engine(Generic[D]):
         self._max_pending = max_pending
         self._resources = Resources(resources)
         self._portal = Portal(loop_factory)
-        self._environments: dict[str, Environment] = {
+        self.environments: dict[str, Environment] = {
             "inline": InlineEnvironment(),
             "loop": LoopEnvironment(self.clock),
             "thread": self.threads,
@@ -121,7 +121,7 @@ class Engine(Generic[D]):
         self._deliveries: set[asyncio.Task[Any]] = set()
         self._closed = False
         # Also when nobody closes it: at its garbage collection, or at the interpreter's exit.
-        self._finalizer = weakref.finalize(self, _shut_down, self._portal, self._environments, self._resources, 1.0)
+        self._finalizer = weakref.finalize(self, _shut_down, self._portal, self.environments, self._resources, 1.0)
 
     @staticmethod
     def _check_options(
@@ -312,7 +312,7 @@ class Engine(Generic[D]):
 
     def _check_process(self, process: Process[Any, Any]) -> None:
         name = place(process, blocking=False, debug=self.debug).environment
-        if name not in self._environments and name != "worker":
+        if name not in self.environments and name != "worker":
             raise DefinitionError(
                 f"process {process.name!r} asks for environment={name!r}, which this version does not have; "
                 "environment='worker' is another core."
@@ -344,7 +344,7 @@ class Engine(Generic[D]):
                 self.tell(run, RunStarted(at=started, run_id=run.id, target=step.name))
             root = Position(None, run)
             if isinstance(step, Process) and not step.is_source:
-                value = await Attempts(self, run).perform(step, args, kwargs, None, Position(root, step.name))
+                value = await Attempts(self, run).call(step, NOTHING, Position(root, step.name), (args, kwargs))
             else:
                 value = await walk(step, args[0] if args else NOTHING, root, Attempts(self, run, kwargs))
             run.state = "done"
@@ -393,14 +393,14 @@ class Engine(Generic[D]):
 
     def environment(self, name: str) -> Environment:
         """The environment of that name; the worker one is made at its first use."""
-        environment = self._environments.get(name)
+        environment = self.environments.get(name)
         if environment is None:
             from theus.environments.worker import WorkerEnvironment, usable_cpus
 
             with self._lock:
-                environment = self._environments.get(name)
+                environment = self.environments.get(name)
                 if environment is None:
-                    environment = self._environments[name] = WorkerEnvironment(
+                    environment = self.environments[name] = WorkerEnvironment(
                         self._workers or usable_cpus(), resources=self._resources.factories
                     )
         return environment
@@ -491,7 +491,7 @@ class Engine(Generic[D]):
                 if not self._ended.wait(deadline - time.monotonic()):
                     break
         if self._finalizer.detach():
-            _shut_down(self._portal, self._environments, self._resources, grace)
+            _shut_down(self._portal, self.environments, self._resources, grace)
 
     async def aclose(self, grace: float = GRACE) -> None:
         """The same, from a loop, which goes on meanwhile."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Group
@@ -17,20 +18,36 @@ from theus.demo.measure import Lag
 from theus.demo.screen import Screen, lag_line, milliseconds, progress
 from theus.demo.server import Server, Site
 from theus.observe.progress import RunProgress, bars_of
-from theus.protocols import EachStarted, Event, RunStarted
+from theus.protocols import EachStarted, Event, Observer, RunStarted
 
 
 class Watched:
-    """An observer that keeps how far each run is, for the display."""
+    """An observer that keeps how far the newest run is, for the display, and hands events to who looks closer."""
 
     def __init__(self) -> None:
-        self.runs: dict[str, RunProgress] = {}
+        self.runs: tuple[RunProgress, ...] = ()
+        self.closer: Observer | None = None
 
     def __call__(self, event: Event, /) -> None:
         if isinstance(event, RunStarted):
-            self.runs = {event.run_id: RunProgress(event.run_id, event.target, event.at)}
-        if event.run_id in self.runs:
-            self.runs[event.run_id].take(event)
+            self.runs = (RunProgress(event.run_id, event.target, event.at),)
+        for run in self.runs:
+            if run.run_id == event.run_id:
+                run.take(event)
+        if self.closer is not None:
+            self.closer(event)
+
+
+@contextmanager
+def looking_at(engine: Engine[Any]) -> Iterator[Lag]:
+    """A ticker on the engine's own loop, while the block runs."""
+    lag = Lag()
+    ticker = engine.submit(process(lag.tick))
+    try:
+        yield lag
+    finally:
+        lag.stop()
+        ticker.result()
 
 
 def open_site(screen: Screen, server: Server) -> Site:
@@ -68,18 +85,10 @@ def prove(screen: Screen, engine: Engine[Library], watched: Watched, site: Site)
 def _crawl(screen: Screen, engine: Engine[Library], watched: Watched, site: Site) -> tuple[list[Page], float]:
     start = f"{site.url}/index.html"
     slowest, total = max(site.waits.values()), sum(site.waits.values())
-    lag = Lag()
-
-    with screen.live(lambda: Group(progress(watched.runs.values()), lag_line(lag))):
-        ticker = engine.submit(process(lag.tick))
-        watched.runs.clear()
-        try:
-            began = time.perf_counter()
-            by_run = engine.run(crawl.crawl, start)
-            run_seconds = time.perf_counter() - began
-        finally:
-            lag.stop()
-            ticker.result()
+    with looking_at(engine) as lag, screen.live(lambda: Group(progress(watched.runs), lag_line(lag))):
+        began = time.perf_counter()
+        by_run = engine.run(crawl.crawl, start)
+        run_seconds = time.perf_counter() - began
 
     lag_there = Lag()
 
@@ -92,7 +101,7 @@ def _crawl(screen: Screen, engine: Engine[Library], watched: Watched, site: Site
         await ticking
         return pages, seconds
 
-    with screen.live(lambda: Group(progress(watched.runs.values()), lag_line(lag_there))):
+    with screen.live(lambda: Group(progress(watched.runs), lag_line(lag_there))):
         by_arun, arun_seconds = asyncio.run(door())
 
     count, worst = len(site.waits), max(lag.worst, lag_there.worst)

@@ -1,4 +1,4 @@
 """A workflow as a picture: a tree of text, a Mermaid flowchart, an SVG. Loaded on first use.
 
-It knows the nodes of ``flow.py`` by their ``kind``, not by import: ``flow`` calls it.
+It knows the nodes of ``theus.workflow`` by their ``kind``, not by import: it is called from there.
 """

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import reprlib
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from theus.processes import Process, Step
+from theus.workflow.checks import predicate_name
 
 if TYPE_CHECKING:
     from theus.workflow import Branch, Each, Flow, Parallel, Repeat
@@ -23,9 +23,7 @@ def title(process: Process[Any, Any]) -> str:
 
 def condition(function: Any) -> str:
     """A function in short: its name; of a lambda, the text of its body."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    name = str(getattr(function, "__name__", None) or type(function).__name__)
+    name = predicate_name(function)
     return name if name != "<lambda>" else _body(function) or "lambda"
 
 
@@ -34,7 +32,7 @@ def _body(function: Any) -> str | None:
     import ast
     import linecache
 
-    code = getattr(function, "__code__", None)
+    code = getattr(getattr(function, "func", function), "__code__", None)
     if code is None:
         return None
     spots = [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Awaitable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from theus.environments.runner import execute_async
 from theus.errors import CallTimeout
@@ -28,10 +28,9 @@ class LoopEnvironment:
     async def start(self) -> None:
         """Nothing to do."""
 
-    async def run(self, call: Call) -> Outcome:
-        if call.process.timeout is None:
-            return await execute_async(call)
-        return await within(self._clock, call, execute_async(call))
+    def run(self, call: Call) -> Coroutine[Any, Any, Outcome]:
+        work = execute_async(call)
+        return work if call.process.timeout is None else within(self._clock, call, work)
 
     async def stop(self, grace: float) -> None:
         """Nothing to do: the runs that wait here are cancelled by their engine."""

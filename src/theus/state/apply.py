@@ -14,18 +14,18 @@ from typing import Any
 from theus.errors import Path
 from theus.state.access import Op, Ops, show
 from theus.state.patched import PatchedDict, PatchedList, patch_of
-from theus.state.values import DICT, KINDS, OBJECT, TUPLE, copy_object, kind_of, rebuild_tuple
+from theus.state.values import COPIERS, DICT, KINDS, OBJECT, TUPLE, copy_rest, kind_of, rebuild_tuple
 from theus.state.versioned import LIMIT, VDict, VList, VSet
 
 
 class Editor:
     """The state that a commit is working on."""
 
-    __slots__ = ("_fresh", "_grown", "_trial", "_tuples", "root")
+    __slots__ = ("_copy", "_fresh", "_grown", "_tuples", "root")
 
     def __init__(self, root: Any, trial: bool = False) -> None:
         self.root = root
-        self._trial = trial
+        self._copy = _copy_on_trial if trial else _copy
         #: containers that are our own already, by id; held, so that no id is used twice
         self._fresh: dict[int, Any] = {}
         self._grown: list[tuple[Any, Any, Any]] | None = None  #: (parent, key, container) that may have grown too big
@@ -36,15 +36,13 @@ class Editor:
         fresh = self._fresh
         container = self.root
         if id(container) not in fresh:
-            container = self._copied(container)
-            self.root = fresh[id(container)] = container
+            self.root = container = self._copy(container)
+            fresh[id(container)] = container
         for index in range(depth):
             key = path[index]
-            cls = type(container)
-            kind = KINDS[cls]
-            child = getattr(container, key) if kind == OBJECT else container[key]
+            child = getattr(container, key) if kind_of(type(container)) == OBJECT else container[key]
             if id(child) not in fresh:
-                child = self._copied(child)
+                child = self._copy(child)
                 fresh[id(child)] = child
                 if type(child) is _Tuple:
                     child.parent, child.key = container, key
@@ -54,19 +52,6 @@ class Editor:
                 _put(container, key, child)
             container = child
         return container
-
-    def _copied(self, old: Any) -> Any:
-        cls = type(old)
-        if cls is dict or cls is list or cls is set:
-            return old.copy()
-        if cls is VDict or cls is VList or cls is VSet:
-            return patch_of(old) if self._trial else old.edit()
-        kind = kind_of(cls)
-        if kind == OBJECT:
-            return copy_object(old)
-        if kind == TUPLE:
-            return _Tuple(old)
-        return old.copy()  # subclasses of dict, list, set; deque; patches
 
     def apply(self, operation: Op) -> bool:
         """Apply one operation; True if it changed which keys (members, length) its container has."""
@@ -151,6 +136,20 @@ class _Tuple:
 KINDS[_Tuple] = TUPLE
 
 
+def _copy(value: Any) -> Any:
+    copier = COPIERS.get(type(value))
+    if copier is None:
+        return _Tuple(value) if isinstance(value, tuple) else copy_rest(value)
+    return copier(value)
+
+
+def _copy_on_trial(value: Any) -> Any:
+    return patch_of(value) if type(value) in _BIG else _copy(value)
+
+
+_BIG = frozenset((VDict, VList, VSet))
+
+
 def _part(container: Any, key: Any, *default: Any) -> Any:
     if kind_of(type(container)) == OBJECT:
         return getattr(container, key, *default)
@@ -169,7 +168,9 @@ def _put(container: Any, key: Any, value: Any) -> bool:
         size = len(container)
         container[key] = value
         return len(container) != size
-    kind = KINDS[cls]
+    kind = KINDS.get(cls)
+    if kind is None:
+        kind = kind_of(cls)
     if kind == OBJECT:
         _set_attribute(container, key, value)
         return False

@@ -31,7 +31,7 @@ from theus.state.values import (
     OBJECT,
     TUPLE,
     Face,
-    copy_object,
+    copy_rest,
     ingest,
     kind_of,
     parts_of,
@@ -93,7 +93,7 @@ class ObjectNode(Node):
             operations += [("add", (*path, name), number) for name, number in self._added.items()]
 
     def _built(self) -> Any:
-        new = copy_object(self._base)
+        new = copy_rest(self._base)
         held = self.face.__dict__
         for name in self._written:
             if name in held:
@@ -108,7 +108,7 @@ class ObjectNode(Node):
 
     def _plain(self) -> Any:
         self._read_deep()
-        new = copy_object(self._base)
+        new = copy_rest(self._base)
         held = self.face.__dict__
         for name, part in parts_of(self._base).items():
             if isinstance(getattr(type(self._base), name, None), functools.cached_property):

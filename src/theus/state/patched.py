@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from theus.state.values import DICT, DICTS, KINDS, LIST, LISTS, SET, SETS
+from theus.state.values import COPIERS, DICT, DICTS, KINDS, LIST, LISTS, SET, SETS
 from theus.state.versioned import MISSING, VDict, VList, VSet
 
 
@@ -169,3 +169,4 @@ KINDS.update({PatchedDict: DICT, PatchedList: LIST, PatchedSet: SET})
 DICTS.add(PatchedDict)
 LISTS.add(PatchedList)
 SETS.add(PatchedSet)
+COPIERS.update({PatchedDict: PatchedDict.copy, PatchedList: PatchedList.copy, PatchedSet: PatchedSet.copy})

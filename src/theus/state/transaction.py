@@ -29,7 +29,7 @@ from theus.state.access import Grant, Op, Ops, Read, Reads
 from theus.state.apply import apply_ops
 from theus.state.node import MAKERS, Ended, Node, ended
 from theus.state.snapshot import Snapshot
-from theus.state.values import MISSING, OBJECT, kind_of
+from theus.state.values import KINDS, MISSING, OBJECT, kind_of
 
 
 class Transaction:
@@ -83,7 +83,7 @@ class Transaction:
         if nodes is None:
             raise ended(self._process)
         root = self._root
-        return MAKERS[kind_of(type(root))](self, None, None, self._grant, root)
+        return MAKERS[KINDS.get(type(root)) or kind_of(type(root))](self, None, None, self._grant, root)
 
     @property
     def touched(self) -> bool:

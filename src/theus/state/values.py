@@ -26,7 +26,7 @@ from theus.errors import DefinitionError, NotStorable, Path
 from theus.state.access import show
 from theus.state.versioned import LIMIT, MISSING, VDict, VList, VSet
 
-__all__ = ["MISSING", "copy_object", "ingest", "ingest_domain", "kind_of", "plain", "register"]
+__all__ = ["MISSING", "copy_rest", "ingest", "ingest_domain", "kind_of", "plain", "register"]
 
 LEAF, DICT, LIST, SET, TUPLE, DEQUE, OBJECT, ARRAY, FACE = range(9)
 
@@ -101,12 +101,18 @@ def slots_of(cls: type) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-#: class -> function that makes a shallow copy of an instance
-COPIERS: dict[type, Callable[[Any], Any]] = {}
+#: class -> function that gives the next version of a container or object at rest: one that may be changed
+COPIERS: dict[type, Callable[[Any], Any]] = {
+    **{dict: dict.copy, list: list.copy, set: set.copy, deque: deque.copy},
+    **{VDict: VDict.edit, VList: VList.edit, VSet: VSet.edit},
+}
 
 
-def copy_object(value: Any) -> Any:
-    """A shallow copy of an object at rest; ``__init__`` and ``__post_init__`` do not run."""
+def copy_rest(value: Any) -> Any:
+    """A copy of a value at rest that may be changed: shallow, or the next version of a big container.
+
+    ``__init__`` and ``__post_init__`` of the user's classes do not run.
+    """
     cls = type(value)
     copier = COPIERS.get(cls)
     if copier is None:
@@ -116,6 +122,8 @@ def copy_object(value: Any) -> Any:
 
 def _copier(cls: Any) -> Callable[[Any], Any]:
     new = object.__new__
+    if kind_of(cls) != OBJECT:
+        return copy.copy  # subclasses of dict, list, set
     if is_model(cls):
         return copy.copy
     slots = slots_of(cls)
@@ -152,7 +160,7 @@ def parts_of(value: Any) -> dict[str, Any]:
 def map_object(value: Any, change: Callable[[str, Any], Any]) -> Any:
     """A copy of an object with ``change(name, part)`` in place of each part. Cached properties are left out."""
     cls: Any = type(value)
-    made = copy_object(value)
+    made = copy_rest(value)
     for name, part in parts_of(value).items():
         if isinstance(getattr(cls, name, None), functools.cached_property):
             made.__dict__.pop(name, None)

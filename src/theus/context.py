@@ -186,6 +186,7 @@ class Context(Generic[D]):
         call = self._call
         if not isinstance(call, str):
             _set_call(self, call.process.name)
+            _set_outcome(self, None)  # or error -> traceback -> body's frame -> ctx -> outcome -> error would be a cycle
             if self._transaction is not None:
                 self._transaction.close()
 

@@ -36,7 +36,8 @@ from theus.portal import Exiting, Portal
 from theus.processes import Process, Step
 from theus.protocols import Clock, Environment, Event, Observer, RunEnded, RunStarted, Store
 from theus.resources import Resources
-from theus.run import Run, Stream, forget_frames, spawn_here
+from theus.run import EventStream, Run, Stream, spawn_here
+from theus.scope import forget_frames
 from theus.schedule import NOTHING, Position, walk
 from theus.state.snapshot import Snapshot, readonly
 from theus.stores.memory import MemoryStore
@@ -231,8 +232,10 @@ class Engine(Generic[D]):
         of it) cancels the run.
         """
         run, start = self._prepare(target, args, kwargs, run_id, blocking=False, progress=progress)
+        events = EventStream()
+        run.listen(events.put)  # before it starts, so that nothing is missed
         self._start(run, start)
-        return Stream(run)
+        return Stream(run, events)
 
     def _start(self, run: Run[Any], start: _Start) -> None:
         loop = asyncio._get_running_loop()

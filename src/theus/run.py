@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures
 import functools
 import threading
-import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -88,7 +87,7 @@ class Run(Generic[T]):
         """What happens in this run from now on, until it ends."""
         stream = EventStream()
         self.listen(stream.put)
-        self._followed().add_done_callback(lambda _: stream.end())
+        self.end_with(stream)
         return stream
 
     # --- for the engine ---
@@ -102,6 +101,10 @@ class Run(Generic[T]):
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Call ``listener`` with every event of this run from now on."""
         self.listeners = (*self.listeners, listener)
+
+    def end_with(self, stream: EventStream) -> None:
+        """End ``stream`` when this run has ended, however it does."""
+        self._followed().add_done_callback(lambda _: stream.end())
 
     def follow(self, answer: concurrent.futures.Future[T], cancel: Callable[[], None]) -> None:
         """Know where the answer will be, and how to stop."""
@@ -191,9 +194,10 @@ class Stream:
     run that still goes on.
     """
 
-    def __init__(self, run: Run[Any]) -> None:
+    def __init__(self, run: Run[Any], events: EventStream) -> None:
         self.run = run
-        self._events = run.events()
+        self._events = events
+        run.end_with(events)
 
     def __iter__(self) -> Iterator[Event]:
         yield from self._events
@@ -217,16 +221,3 @@ class Stream:
 
     def __del__(self) -> None:
         self.close()
-
-
-def forget_frames(error: BaseException) -> None:
-    """Let go of what the frames of a stored traceback see, so that a kept error keeps no big variables alive."""
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        error_here = waiting.pop()
-        if error_here is None or id(error_here) in seen:
-            continue
-        seen.add(id(error_here))
-        traceback.clear_frames(error_here.__traceback__)
-        waiting += [error_here.__cause__, error_here.__context__]

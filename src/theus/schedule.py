@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from theus.errors import LimitExceeded
 from theus.workflow import Branch, Each, Flow, Parallel, Repeat, Step
 from theus.processes import Process
+from theus.scope import forget_frames
 
 SOURCE_LIMIT = 128  #: items in hand at a time when each(limit=None) pulls from a source of unknown length
 
@@ -51,6 +52,8 @@ class Position:
 
 class Hands(Protocol):
     """What the walk needs done."""
+
+    in_order: bool  #: one thing after the other, for debugging
 
     async def call(self, process: Process[Any, Any], value: Any, position: Position) -> Any:
         """Run a process on the pipe value to its commit; gives what it returned."""
@@ -97,7 +100,7 @@ async def _parallel(node: Parallel[Any, Any], value: Any, position: Position, ha
         walk(step, value, Position(position, (index, step.name)), hands) for index, step in enumerate(node.steps)
     ]
     del value
-    return tuple(await together(branches))
+    return tuple(await together(branches, in_order=hands.in_order))
 
 
 async def _branch(node: Branch[Any, Any], value: Any, position: Position, hands: Hands) -> Any:
@@ -136,7 +139,7 @@ async def _each(node: Each[Any, Any], value: Any, position: Position, hands: Han
         workers = min(node.limit, workers)
     fan = _FanOut(node, items, position, hands)
     try:
-        await together([fan.work() for _ in range(workers)])
+        await together([fan.work() for _ in range(1 if hands.in_order else workers)], in_order=hands.in_order)
     finally:
         if isinstance(items, AsyncIterator) and hasattr(items, "aclose"):
             await items.aclose()
@@ -197,6 +200,8 @@ class _FanOut:
             except Exception as error:
                 if not self.collect:
                     raise
+                if not hands.in_order:  # while debugging, the frames are what one wants to see
+                    forget_frames(error)
                 results[index] = error
             finally:
                 del item
@@ -224,11 +229,11 @@ class _FanOut:
         return [results[index] for index in range(self.taken)]
 
 
-async def together(work: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+async def together(work: Iterable[Coroutine[Any, Any, Any]], *, in_order: bool = False) -> list[Any]:
     """Run all at once; gives the results in order. On the first failure the others are cancelled, and it is raised as it is."""
     coroutines = list(work)
-    if len(coroutines) == 1:
-        return [await coroutines[0]]
+    if in_order or len(coroutines) == 1:
+        return await _one_by_one(coroutines)
     failure: BaseException | None = None
     tasks: list[asyncio.Task[Any]] = []
     try:
@@ -242,6 +247,14 @@ async def together(work: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
         finally:
             del failure, tasks, coroutines
     return [task.result() for task in tasks]
+
+
+async def _one_by_one(coroutines: list[Coroutine[Any, Any, Any]]) -> list[Any]:
+    try:
+        return [await coroutine for coroutine in coroutines]
+    finally:
+        for coroutine in coroutines:
+            coroutine.close()  # what did not begin because one before it failed
 
 
 def _given(value: Any) -> Any:

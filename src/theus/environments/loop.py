@@ -44,7 +44,7 @@ async def within(clock: Clock, call: Call, work: Awaitable[T]) -> T:
     """
     seconds = call.process.timeout
     assert seconds is not None
-    timer = asyncio.ensure_future(clock.sleep(seconds))
+    timer = asyncio.ensure_future(_until(clock, clock.now() + seconds))
     try:
         async with asyncio.timeout(None) as limit:
 
@@ -65,3 +65,7 @@ async def within(clock: Clock, call: Call, work: Awaitable[T]) -> T:
         ) from None
     finally:
         timer.cancel()
+
+
+async def _until(clock: Clock, deadline: float) -> None:
+    await clock.sleep(max(0.0, deadline - clock.now()))  # the work may have begun before this timer could

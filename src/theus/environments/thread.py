@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import threading
 from collections.abc import Callable
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -54,12 +54,15 @@ class ThreadEnvironment:
         """Run any function in a thread, with the caller's context variables. Cancelling lets go of it; it runs on."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
-        context = copy_context()
+        # The thread takes everything out of the box and puts the answer in. What a failed call's traceback keeps of
+        # these frames is then an empty box: no cycle, and whoever goes on may count on the call's values being gone.
+        box: list[Any] = [answer, copy_context(), function, args]
+        del function, args
 
         def job() -> None:
-            value, error = _run(context, function, args)
+            _run(box)
             try:
-                loop.call_soon_threadsafe(self._answer, answer, value, error)
+                loop.call_soon_threadsafe(self._answer, box)
             except RuntimeError:  # the loop was closed meanwhile: nobody waits for the answer
                 self.abandoned -= 1
 
@@ -70,7 +73,9 @@ class ThreadEnvironment:
             self.abandoned += 1
             raise
 
-    def _answer(self, answer: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+    def _answer(self, box: list[Any]) -> None:
+        answer, value, error = box
+        box.clear()
         if answer.cancelled():
             self.abandoned -= 1
         elif error is None:
@@ -117,11 +122,19 @@ class ThreadEnvironment:
 def _measured(call: Call) -> Outcome:
     outcome = execute(call, measure_cpu=True)
     outcome.place = threading.current_thread().name
-    return outcome
-
-
-def _run(context: Context, function: Callable[..., T], args: tuple[Any, ...]) -> tuple[T | None, BaseException | None]:
     try:
-        return context.run(function, *args), None
-    except BaseException as error:
-        return None, error
+        return outcome
+    finally:
+        del outcome, call
+
+
+def _run(box: list[Any]) -> None:
+    answer, context, function, args = box
+    box.clear()
+    value = error = None
+    try:
+        value = context.run(function, *args)
+    except BaseException as failure:
+        error = failure
+    box += (answer, value, error)
+    del answer, value, error, context, function, args

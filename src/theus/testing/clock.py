@@ -42,7 +42,7 @@ class FakeClock:
     async def sleep(self, seconds: float) -> None:
         """Wait until the time was moved so far."""
         self.slept.append(seconds)
-        if self.autojump:
+        if self.autojump or seconds <= 0:
             self._now += seconds
             await asyncio.sleep(0)
             return

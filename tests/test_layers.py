@@ -13,7 +13,7 @@ SRC = Path(__file__).parent.parent / "src"
 LAYERS: list[set[str]] = [
     {"errors", "protocols", "clock"},
     {"state"},
-    {"process", "context", "scope", "resources", "flow", "drawing"},
+    {"processes", "context", "scope", "resources", "workflow", "drawing"},
     {"stores", "environments"},
     {"nature", "placement", "schedule", "tickets"},
     {"attempt", "run", "portal", "transaction_block", "engine"},

@@ -70,7 +70,8 @@ class Context(Generic[D]):
     def __getattr__(self, name: str) -> Any:
         make = _FIRST_USE.get(name)
         if make is None:
-            raise AttributeError(f"ctx has no {name!r}; it has {', '.join(sorted(_FIRST_USE))}.")
+            known = ", ".join(sorted({*_FIRST_USE, "emit", "report", "resource", "send"}))
+            raise AttributeError(f"ctx has no {name!r}; it has {known}.")
         value = make(self, self._open(name))
         if name != "pipe":  # never kept: the engine lets it go at the end of the step
             _SLOTS[name](self, value)

@@ -93,6 +93,10 @@ class Engine(Generic[D]):
         clock: Clock | None = None,
     ) -> None:
         self._check_options(loop_factory, workers, invariants, max_pending, observers, domain)
+        if store is not None and not hasattr(store, "commit"):
+            raise DefinitionError(
+                f"Engine(store={store!r}): this version keeps the state in memory; leave store= out, or give a Store."
+            )
         self.config: Any = readonly(config)
         self.strict = strict
         self.debug = debug

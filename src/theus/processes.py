@@ -11,6 +11,7 @@ import difflib
 import functools
 import inspect
 import sys
+import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast, overload
 
@@ -131,7 +132,9 @@ class Process(Step[In, Out]):
             ) from None
         found = list(signature.parameters.values())
         # A method as it stands in its class begins with self; access through an instance removes it.
-        is_method = bool(found) and found[0].name in ("self", "cls")
+        # (The self of a builtin type's method, as in str.strip, is an argument like any other.)
+        builtin = isinstance(self.fn, types.MethodDescriptorType)
+        is_method = bool(found) and found[0].name in ("self", "cls") and not builtin
         self.is_method = is_method
         self.takes_context = len(found) > is_method and _is_context(found[is_method])
         rest = found[self.takes_context + is_method :]
@@ -191,7 +194,7 @@ class Process(Step[In, Out]):
 
     # --- use ---
 
-    def bind(self, **arguments: Any) -> Process[In, Out]:
+    def bind(self, **arguments: Any) -> Process[Any, Out]:
         """Fix arguments of this step by name; gives a new step. Raises DefinitionError for a name it does not have."""
         self.check_names(arguments)
         copy = self._copy()
@@ -208,7 +211,7 @@ class Process(Step[In, Out]):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.fn(*args, **self.bound, **kwargs) if self.bound else self.fn(*args, **kwargs)
 
-    def __get__(self, instance: object, owner: type | None = None) -> Process[In, Out]:
+    def __get__(self, instance: object, owner: type | None = None) -> Process[Any, Out]:
         if instance is None:
             return self
         copy = self._copy()
@@ -266,15 +269,17 @@ class Process(Step[In, Out]):
 
     # --- travel: by reference where the far side can import it, by value otherwise ---
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        root = self.root
-        if root is self and self.__module__ != "__main__" and _lookup(self.__module__, self.qualified_name) is self:
-            return _lookup, (self.__module__, self.qualified_name)
-        return _blank, (type(self),), self.__getstate__()
-
     @property
     def qualified_name(self) -> str:
-        return str(getattr(self.fn, "__qualname__", self.name))
+        """Where its definition stands in its module: ``Till.tax``."""
+        return str(getattr(self.root.fn, "__qualname__", self.root.name))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        root, name = self.root, self.qualified_name
+        if root.__module__ != "__main__" and _lookup(root.__module__, name) is root:
+            instance = getattr(self.fn, "__self__", None) if self is not root and not self.is_method else None
+            return _found, (root.__module__, name, instance, self.bound)
+        return _blank, (type(self),), self.__getstate__()
 
     def __getstate__(self) -> dict[str, Any]:
         state = {slot: getattr(self, slot) for slot in Process.__slots__ if slot != "__dict__"}
@@ -292,6 +297,14 @@ class Process(Step[In, Out]):
 
 def _blank(kind: type[Process[Any, Any]]) -> Process[Any, Any]:
     return object.__new__(kind)
+
+
+def _found(module: str, qualified_name: str, instance: Any, bound: dict[str, Any]) -> Process[Any, Any]:
+    """The process of that name, with its instance and its bound arguments."""
+    found: Process[Any, Any] = _lookup(module, qualified_name)
+    if instance is not None:
+        found = found.__get__(instance)
+    return found.bind(**bound) if bound else found
 
 
 def _lookup(module: str, qualified_name: str) -> Any:

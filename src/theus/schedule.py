@@ -210,8 +210,6 @@ class _FanOut:
         """The next item of an asynchronous source, or of a plain one at its pace; one worker at a time."""
         assert self.pulling is not None
         async with self.pulling:
-            if self.interval and self.taken:
-                await self.hands.sleep(self.interval)
             if isinstance(self.items, AsyncIterator):
                 item = await anext(self.items)
             else:
@@ -221,6 +219,8 @@ class _FanOut:
                     raise StopAsyncIteration from None
             index = self.taken
             self.taken += 1
+            if self.interval and index:
+                await self.hands.sleep(self.interval)
             return index, item
 
     def listed(self) -> list[Any]:

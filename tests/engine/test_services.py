@@ -71,8 +71,8 @@ def serving(model: SlowModel) -> Iterator[tuple[str, asyncio.AbstractEventLoop]]
     try:
         yield f"http://127.0.0.1:{found['port']}", found["loop"]
     finally:
-        found["loop"].call_soon_threadsafe(stop.set)
         found["loop"].call_soon_threadsafe(model.go_on.set)
+        found["loop"].call_soon_threadsafe(stop.set)
         thread.join()
 
 

@@ -1,0 +1,140 @@
+"""The command line: ``theus demo``, ``theus run``, ``theus graph``, ``theus explain``.
+
+Nothing is imported before it is needed: ``theus --version`` answers at once. Results go to stdout; progress,
+summaries and errors to stderr. Exit codes: 0 done, 1 the run failed, 2 the command or a definition is wrong,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import NoReturn
+
+OK, FAILED, WRONG, INTERRUPTED, ENDED = 0, 1, 2, 130, 143
+PARTS = ("waits", "computes", "cleans")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; gives its exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] | None = getattr(options, "command", None)
+    if command is None:
+        parser.print_help()
+        return WRONG
+    signal.signal(signal.SIGTERM, _end)  # so that everything is closed as with Ctrl-C
+    folder = os.getcwd()  # noqa: PTH109 - a plain string, as in sys.path
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # like python -m: modules of this folder are found
+    try:
+        return command(options)
+    except KeyboardInterrupt:
+        print("theus: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # who read our output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def _end(signal_number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(ENDED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    target = {
+        "metavar": "TARGET",
+        "help": "module:workflow or path/to/file.py:workflow; without :workflow, the only one there is",
+    }
+    parser = argparse.ArgumentParser(
+        prog="theus", description="Ordinary Python functions as workflows: run them, draw them, ask where they run."
+    )
+    parser.add_argument("--version", action=_Version)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="three proofs on real input: it waits, it computes, it cleans up")
+    demo.add_argument("part", nargs="*", choices=[*PARTS, []], metavar="PART", help=f"only this: {', '.join(PARTS)}")
+    demo.add_argument("--quick", action="store_true", help="fewer pages, shorter waits, smaller models")
+    demo.set_defaults(command=_demo)
+
+    run = commands.add_parser(
+        "run",
+        help="run a workflow or a process",
+        description="Run a workflow or a process with the Engine of its module, or with one without a domain. "
+        "The result goes to stdout; progress and a table of what ran where to stderr.",
+        epilog="Exit codes: 0 done, 1 the run failed, 2 the command or a definition is wrong, 130 interrupted.",
+    )
+    run.add_argument("target", **target)  # type: ignore[arg-type]
+    run.add_argument("value", nargs="?", help="the first value: JSON if it is, else text; - reads it from stdin")
+    run.add_argument(
+        "--arg", action="append", default=[], metavar="NAME=VALUE", help="an argument of the first process, by name"
+    )
+    run.add_argument("--engine", metavar="NAME", help="the Engine to use, if the module has several")
+    run.add_argument("--json", action="store_true", help="print the result as JSON")
+    run.add_argument("--no-progress", action="store_true", help="no progress bars")
+    run.add_argument("-q", "--quiet", action="store_true", help="no progress bars and no table")
+    run.add_argument("--traceback", action="store_true", help="show the frames of Theus, too, if it fails")
+    run.set_defaults(command=_run)
+
+    graph = commands.add_parser("graph", help="draw a workflow: as a tree, as Mermaid, as SVG")
+    graph.add_argument("target", **target)  # type: ignore[arg-type]
+    graph.add_argument("--svg", metavar="FILE", help="write it as SVG; - is stdout")
+    graph.add_argument("--mermaid", metavar="FILE", help="write it as Mermaid; - is stdout")
+    graph.set_defaults(command=_graph)
+
+    explain = commands.add_parser("explain", help="say where each process would run, and why")
+    explain.add_argument("target", **target)  # type: ignore[arg-type]
+    explain.add_argument("--engine", metavar="NAME", help="the Engine to ask, if the module has several")
+    explain.set_defaults(command=_explain)
+    return parser
+
+
+class _Version(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="print the version")
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> NoReturn:
+        from theus import __version__
+
+        print(f"theus {__version__}")
+        parser.exit()
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from theus.cli.missing import needs
+
+    with needs("demo", "rich", "httpx", "aiohttp", "psutil", "sklearn"):
+        from theus.demo.show import main as show
+
+        return show(options.part or PARTS, quick=options.quick)
+    return WRONG
+
+
+def _run(options: argparse.Namespace) -> int:
+    from theus.cli.missing import needs
+
+    with needs("cli", "rich"):
+        from theus.cli.run import run
+
+        return run(options)
+    return WRONG
+
+
+def _graph(options: argparse.Namespace) -> int:
+    from theus.cli.graph import graph
+
+    return graph(options)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from theus.cli.missing import needs
+
+    with needs("cli", "rich"):
+        from theus.cli.explain import explain
+
+        return explain(options)
+    return WRONG

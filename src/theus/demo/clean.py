@@ -1,4 +1,4 @@
-"""A cleaning script: three functions, no asyncio, no domain, nothing to set up."""
+"""A cleaning script: three functions; no asyncio, no domain, no decorator."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def load(html: str) -> list[str]:
 
 def clean(rows: list[str]) -> list[str]:
     """The rows that say something, each in one form."""
-    return [" ".join(row.split()).lower() for row in rows if row.strip()]
+    return [row.strip().lower() for row in rows if row.strip()]
 
 
 def count(rows: list[str]) -> Counter[str]:
     """How often each word is there."""
-    return Counter(word for row in rows for word in re.findall(r"[a-z]{3,}", row))
+    return Counter(re.findall(r"[a-z]{3,}", " ".join(rows)))

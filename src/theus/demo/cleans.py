@@ -7,13 +7,12 @@ import gc
 import time
 import weakref
 from asyncio import CancelledError
-from collections.abc import Callable
 from typing import Any
 
 from rich.console import Group
 from rich.text import Text
 
-from theus import CallTimeout, Engine, ScopeError, flow
+from theus import CallTimeout, Engine, ScopeError, each, flow
 from theus.demo import scopes
 from theus.demo.measure import memory
 from theus.demo.screen import Screen, memory_line
@@ -57,22 +56,23 @@ def prove(screen: Screen, steps: int) -> list[Engine[Any]]:
 def _local(screen: Screen) -> Engine[Any]:
     screen.part("ctx.local: gone at the end of the attempt, whatever the end")
     screen.code(scopes.keep, scopes.fails)
+    screen.say(f"A weak reference watches the list of {SIZE:,} rows; the garbage collector is off:")
     watch = Watch()
     engine = Engine[Any](observers=[watch])
     gc.collect()
     gc.disable()  # what goes has to go by itself, at once
     try:
         for text, end in (
-            ("it returned", _returned),
-            ("it raised ValueError", _raised),
-            ("it was cancelled", _cancelled),
-            ("it ran over its timeout", _timed_out),
+            ("after it returned", _returned),
+            ("after it raised", _raised),
+            ("after it was cancelled", _cancelled),
+            ("after its timeout", _timed_out),
         ):
             watch.references.clear()
             kept = end(engine, watch)
             screen.claim(
                 watch.all_gone,
-                f"{text:<24} temp_large_list, {SIZE:,} rows: [bold]gone[/]" + ("" if watch.all_gone else " NOT"),
+                f"{text:<24}" + ("[bold]gone[/]" if watch.all_gone else "[bold red]still there[/]"),
                 kept,
             )
     finally:
@@ -84,20 +84,20 @@ def _local(screen: Screen) -> Engine[Any]:
     except ScopeError as error:
         said = str(error)
     screen.claim(bool(said), "who keeps ctx.local all the same, is told:")
-    screen.say(f"  [dim]ScopeError: {said}[/]")
+    screen.say(f"[dim]ScopeError: {said}[/]", 4)
     engine.close()
     return engine
 
 
 def _returned(engine: Engine[Any], watch: Watch) -> str:
-    return f"it gave {engine.run(scopes.ends, SIZE):,}"
+    return f"{engine.run(scopes.ends, SIZE):,}"
 
 
 def _raised(engine: Engine[Any], watch: Watch) -> str:
     try:
         engine.run(scopes.fails, SIZE)
     except ValueError as error:
-        return f"note: {error.__notes__[-1]}"
+        return repr(error)
     return "it did not raise"
 
 
@@ -109,7 +109,7 @@ def _cancelled(engine: Engine[Any], watch: Watch) -> str:
     try:
         run.result()
     except (CancelledError, concurrent.futures.CancelledError):
-        return f"run.state is {run.state!r}"
+        return f"run.state == {run.state!r}"
     return "it was not cancelled"
 
 
@@ -117,7 +117,7 @@ def _timed_out(engine: Engine[Any], watch: Watch) -> str:
     try:
         engine.run(scopes.times_out, SIZE)
     except CallTimeout as error:
-        return f"CallTimeout after {error.timeout:g} s"
+        return f"CallTimeout, {error.timeout:g} s"
     return "it did not time out"
 
 
@@ -161,15 +161,19 @@ def _flat(screen: Screen, steps: int) -> Engine[Any]:
             samples.append(memory())
     seconds = time.perf_counter() - began
     low, high = min(samples), max(samples)
-    screen.console.print()
-    screen.console.print(Text("    ").append_text(memory_line(samples)).append(f"  {samples[-1] / 1e6:,.0f} MB"))
+    screen.show(memory_line(samples).append(f"  {samples[-1] / 1e6:,.0f} MB"), 4)
+    screen.gap()
     screen.claim(
         high - samples[0] < 10e6,
         f"memory moved by {(high - low) / 1e6:.1f} MB; kept, it would have grown by {steps * 2 * BYTES / 1e9:,.1f} GB",
     )
     screen.claim(len(value) == BYTES, f"{steps:,} steps in {seconds:.2f} s: {seconds / steps * 1e6:.0f} µs each, temporaries included")
+    before = memory()
+    errors = engine.run(each(scopes.failing_step, on_error="collect"), [value] * (steps // 10))
+    grown = memory() - before
+    screen.claim(
+        all(isinstance(error, ValueError) for error in errors) and grown < len(errors) * BYTES / 10,
+        f"{len(errors):,} steps that fail, and all their errors kept: {grown / 1e6:.1f} MB",
+    )
     engine.close()
     return engine
-
-
-Ending = Callable[[Engine[Any], Watch], str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin
@@ -11,6 +12,7 @@ import httpx
 
 from theus import Context, each, flow, process
 
+TLS = ssl.create_default_context()  # loads the certificates: once, not for each client
 LINK = re.compile(r'href="(\w+\.html)"')
 
 
@@ -30,7 +32,7 @@ class Page:
 def make_client() -> httpx.AsyncClient:
     """The HTTP client of a loop: at most 100 connections, and nobody waits for ever."""
     limits = httpx.Limits(max_connections=100, max_keepalive_connections=100)
-    return httpx.AsyncClient(limits=limits, timeout=30.0, trust_env=False)
+    return httpx.AsyncClient(limits=limits, timeout=30.0, verify=TLS, trust_env=False)
 
 
 @process
@@ -44,7 +46,8 @@ async def fetch(ctx: Context[Any], url: str) -> Page:
 @process
 def links(page: Page) -> list[str]:
     """The pages that this one links to, each once."""
-    return [urljoin(page.url, link) for link in dict.fromkeys(LINK.findall(page.html))]
+    found = dict.fromkeys(LINK.findall(page.html))
+    return [urljoin(page.url, link) for link in found]
 
 
 crawl = flow(fetch, links, each(fetch, limit=100))

@@ -49,19 +49,24 @@ def words_of(html: str) -> Counter[str]:
     return Counter(re.findall(r"[a-z]{3,}", " ".join(parser.parts).lower()))
 
 
+def typical(words: Counter[str]) -> list[str]:
+    """The words that a page is about."""
+    return [word for word, _ in words.most_common(20)]
+
+
 @process(nature="cpu")
 def index(ctx: Context[Library], page: Page) -> int:
     """Read a page, and say what it is about."""
     words = words_of(page.html)
-    ctx.domain.words += words.total()  # a Tally: what all cores add, adds up
+    ctx.domain.words += words.total()  # all cores add to it
     ctx.domain.done += 1
-    ctx.send(enter, name=page.name, words=[word for word, _ in words.most_common(20)])
+    ctx.send(enter, name=page.name, words=typical(words))
     return words.total()
 
 
 @process(nature="state")
 def enter(ctx: Context[Library], name: str, words: list[str]) -> None:
-    """A message: runs in the sender's commit, on the newest state. So no page is ever read twice."""
+    """A message: runs in the sender's commit, on the newest state, so no page is ever read twice."""
     for word in words:
         ctx.domain.index.setdefault(word, []).append(name)
 
@@ -90,28 +95,32 @@ def make(model: str, effort: float) -> Any:
 
 @process(nature="cpu")
 def train(ctx: Context[Library], model: str, effort: float = 1.0) -> float:
-    """Learn three quarters of 1,797 handwritten digits, and be asked about the rest."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    """Learn from three quarters of the images; be asked about the rest."""
     from threadpoolctl import threadpool_limits
 
     ctx.report(f"{model} in process {os.getpid()}")
-    images, digits = load_digits(return_X_y=True)
-    seen, unseen, answers, expected = train_test_split(images, digits, random_state=1)
-    with threadpool_limits(1):  # one core for each model, since several learn at once
-        score = float(make(model, effort).fit(seen, answers).score(unseen, expected))
-    ctx.domain.scores[model] = score
+    seen, asked, digits, answers = digits_to_learn()
+    with threadpool_limits(1):  # a core for each: several learn at once
+        learnt = make(model, effort).fit(seen, digits)
+    ctx.domain.scores[model] = learnt.score(asked, answers)
     ctx.domain.done += 1
-    return score
+    return ctx.domain.scores[model]
+
+
+def digits_to_learn() -> list[Any]:
+    """1,797 handwritten digits as 8×8 pixels, three quarters to learn from and the rest to be asked about."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    return list(train_test_split(*load_digits(return_X_y=True), random_state=1))
 
 
 @process(nature="cpu")
-def open_data(ctx: Context[Library]) -> tuple[int, ...]:
-    """Load the library and its data once in each worker process, so that no training waits for it."""
-    from sklearn.datasets import load_digits
-
+def open_data() -> int:
+    """Load scikit-learn and its data once in each worker process, so that no training waits for it."""
     make("kernel", 1.0)
-    return tuple(load_digits().images.shape)
+    seen, asked, _, _ = digits_to_learn()
+    return len(seen) + len(asked)
 
 
 trainings = [train.bind(model=model) for model in MODELS]

@@ -91,3 +91,10 @@ def step(ctx: Context[Any], carried: bytes) -> bytes:
     """100 KB to work with, 100 KB to hand on."""
     ctx.local.rows = bytearray(carried)
     return bytes(ctx.local.rows)
+
+
+@process
+def failing_step(ctx: Context[Any], carried: bytes) -> bytes:
+    """The same, and it fails; its error is kept."""
+    ctx.local.rows = bytearray(carried)
+    raise ValueError("a row that is no row")

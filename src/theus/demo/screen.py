@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
@@ -28,9 +29,9 @@ LATE = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)  #: seconds of lag at which a 
 class Screen:
     """The terminal, or a log. Remembers what failed."""
 
-    def __init__(self, console: Console | None = None, *, judges_time: bool = True) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
-        self.judges_time = judges_time  #: False: a claim about time that does not hold is no failure
+        self._is_gap = True
         if self.console.width > WIDEST:
             self.console.width = WIDEST
         self.failures: list[str] = []
@@ -38,49 +39,73 @@ class Screen:
 
     # --- text ---
 
+    def gap(self) -> None:
+        """One empty line, never two."""
+        if not self._is_gap:
+            self.console.print()
+        self._is_gap = True
+
+    def show(self, what: RenderableType, indent: int = 2) -> None:
+        """Anything, indented."""
+        self.console.print(Padding(what, (0, 2, 0, indent), expand=False))
+        self._is_gap = False
+
     def heading(self, number: int, title: str, text: str) -> None:
         """Begin a part."""
-        self.console.print()
+        self.gap()
         self.console.print(Rule(f"[bold]{number}  {title}[/]", align="left", style="cyan", characters="━"))
         self.say(text)
 
-    def say(self, text: str, style: str = "") -> None:
+    def say(self, text: str, indent: int = 2) -> None:
         """A sentence or two."""
-        self.console.print(Padding(Text.from_markup(text, style=style), (0, 2)))
+        self.show(Text.from_markup(text), indent)
 
     def part(self, title: str) -> None:
         """Begin a section of a part."""
-        self.console.print()
-        self.console.print(Padding(f"[bold cyan]{title}[/]", (0, 2)))
+        self.gap()
+        self.show(Text(title, "bold cyan"))
 
     def code(self, *pieces: Any) -> None:
         """Source code: of functions and processes, or as it is given."""
         text = "\n\n".join(_source(piece) for piece in pieces)
-        shown = Syntax(text, "python", theme="ansi_dark", background_color="default", word_wrap=True)
-        self.console.print(Padding(shown, (1, 4)))
+        self.gap()
+        self.show(Syntax(text, "python", theme="ansi_dark", background_color="default", word_wrap=True), 4)
+        self.gap()
 
-    def claim(self, is_true: bool, text: str, detail: str = "", *, is_timed: bool = False) -> None:
-        """Something that was checked just now. ``is_timed``: the machine's other work may have a part in it."""
-        if not is_true and is_timed and not self.judges_time:
-            return
-        if not is_true:
+    def claim(self, is_true: bool, text: str, detail: str = "", *, doubt: str = "") -> None:
+        """Something that was checked just now.
+
+        Args:
+            is_true: whether it holds.
+            text: the claim.
+            detail: figures to it.
+            doubt: why it says nothing if it does not hold: the machine had other work to do.
+        """
+        mark = "[green]✓[/]"
+        if not is_true and doubt:
+            mark, detail = "[yellow]–[/]", f"not judged: {doubt}"
+        elif not is_true:
+            mark = "[bold red]✗[/]"
             self.failures.append(Text.from_markup(text).plain)
-        row = Table.grid(padding=(0, 1), expand=True)
+        row = Table.grid(padding=(0, 1))
         row.add_column(width=1)
-        row.add_column(ratio=1)
-        row.add_row("[green]✓[/]" if is_true else "[bold red]✗[/]", f"{text}  [dim]{detail}[/]" if detail else text)
-        self.console.print(Padding(row, (0, 2)))
+        row.add_column()
+        row.add_row(mark, f"{text}  [dim]{detail}[/]" if detail else text)
+        self.show(row)
 
-    def table(self, columns: Iterable[str], rows: Iterable[Iterable[RenderableType]], *, first_wide: bool = True) -> None:
+    def table(self, columns: Iterable[str], rows: Iterable[Iterable[RenderableType]]) -> None:
         """Figures; a column whose name begins with ``>`` holds numbers."""
         table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
         for column in columns:
+            is_number = column.startswith(">")
             table.add_column(
-                column.lstrip(">"), justify="right" if column.startswith(">") else "left", no_wrap=column.startswith(">")
+                column.lstrip(">"), justify="right" if is_number else "left", no_wrap=is_number
             )
         for row in rows:
             table.add_row(*row)
-        self.console.print(Padding(table, (1, 2, 0, 2)))
+        self.gap()
+        self.show(table)
+        self.gap()
 
     # --- what moves ---
 
@@ -91,7 +116,8 @@ class Screen:
             yield
             return
         with Live(
-            get_renderable=lambda: Padding(draw(), (0, 2)), console=self.console, refresh_per_second=10, transient=True
+            # The cursor rests on an empty line: an echoed ^C must not break a full one.
+            get_renderable=lambda: Group(Padding(draw(), (0, 2)), ""), console=self.console, refresh_per_second=10, transient=True
         ):
             yield
 
@@ -100,7 +126,14 @@ def _source(piece: Any) -> str:
     if isinstance(piece, str):
         return textwrap.dedent(piece).strip()
     function = piece.fn if isinstance(piece, Process) else piece
-    return textwrap.dedent(inspect.getsource(function)).strip()
+    text = textwrap.dedent(inspect.getsource(function)).strip()
+    (definition,) = ast.parse(text).body
+    assert isinstance(definition, ast.FunctionDef | ast.AsyncFunctionDef)
+    first = definition.body[0]
+    lines = text.splitlines()
+    if isinstance(first, ast.Expr) and len(definition.body) > 1:  # the docstring: what it says is said beside it
+        del lines[first.lineno - 1 : first.end_lineno]
+    return "\n".join(lines)
 
 
 # --- pieces of a live display ----------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ class _Chart:
 
 def _quoted(text: str) -> str:
     """Text inside the quotes of a Mermaid label: what has a meaning there becomes an entity code."""
-    return "".join(f"#{ord(c)};" if c in '"#&<>`\\%;|*~' or not c.isprintable() else c for c in text)
+    return "".join(f"#{ord(c)};" if c in '"#&<>`\\%;|*~' else c for c in text)
 
 
 def _caption(process: Process[Any, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from theus.drawing.words import bound, colour, condition, each_header, kind, marks, short, title
+from theus.drawing.words import bound, colour, condition, each_header, kind, marks, printable, short, title
 from theus.processes import Process, Step
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def svg(step: Step[Any, Any]) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_n(width)}" height="{_n(height)}" '
         f'viewBox="0 0 {_n(width)} {_n(height)}" role="img" style="max-width:100%;height:auto">',
-        f"<title>{escape(step.name)}</title><style>{STYLE}</style>",
+        f"<title>{escape(printable(step.name))}</title><style>{STYLE}</style>",
         f'<rect class="theus-bg" x=".5" y=".5" width="{_n(width - 1)}" height="{_n(height - 1)}" rx="10"/>',
         f'<g transform="translate({_n(axis)},{_n(top)})">',
         f'<circle class="theus-tip" cy="{_n(-GAP - 5)}" r="5"/>',
@@ -99,7 +99,7 @@ def _process_block(process: Process[Any, Any]) -> Block:
         half,
         half,
         height,
-        f'<g><title>{_xml(whole)}</title><rect class="theus-{colour(process)}" x="{_n(-half)}" y="0" '
+        f'<g><title>{escape(whole)}</title><rect class="theus-{colour(process)}" x="{_n(-half)}" y="0" '
         f'width="{_n(2 * half)}" height="{_n(height)}" rx="8"/>{"".join(text)}</g>',
     )
 
@@ -164,7 +164,7 @@ def _question(text: str, hint: str) -> tuple[float, float, str]:
     wide = max(_width(text, NAME, MONO) / 2 / (1 - 9 / tall), 44.0)
     shape = f"M0,0L{_n(wide)},{_n(tall)}L0,{_n(2 * tall)}L{_n(-wide)},{_n(tall)}Z"
     body = (
-        f'<g><title>{_xml(hint)}</title><path class="theus-question" stroke-linejoin="round" d="{shape}"/>'
+        f'<g><title>{escape(hint)}</title><path class="theus-question" stroke-linejoin="round" d="{shape}"/>'
         f"{_text('name', 0, tall + 4.5, text)}</g>"
     )
     return wide, tall, body
@@ -255,7 +255,7 @@ def _toward(start: tuple[float, float], goal: tuple[float, float], most: float) 
 
 
 def _text(kind: str, x: float, y: float, text: str, anchor: str = "middle") -> str:
-    return f'<text class="theus-{kind}" x="{_n(x)}" y="{_n(y)}" text-anchor="{anchor}">{_xml(text)}</text>'
+    return f'<text class="theus-{kind}" x="{_n(x)}" y="{_n(y)}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
 def _wrapped(words: Sequence[str], most: int) -> Iterator[str]:
@@ -272,20 +272,22 @@ def _wrapped(words: Sequence[str], most: int) -> Iterator[str]:
 
 def _width(text: str, size: float, advance: float | None = None) -> float:
     """How wide the text is at the most. ``advance``: of a monospace font, in parts of its size."""
-    return size * sum(
-        1.25 if unicodedata.east_asian_width(c) in "WF" else 0 if unicodedata.combining(c) else advance or _advance(c)
-        for c in text
-    )
+    return size * sum(advance if advance and ord(c) < 0x250 else _advance(c) for c in text)
+
+
+_WIDTHS = ((0.41, " .,:;'|!()[]ijlft/·"), (1.0, "mwMW@%æÆ"), (0.84, "=+<>#×~&"))
 
 
 def _advance(c: str) -> float:
-    """Of DejaVu Sans, the widest of the common fonts, in parts of its size."""
-    return 0.4 if c in " .,:;'|!()[]ijlft/·" else 1.0 if c in "mwMW@%" else 0.78 if c.isupper() else 0.66
-
-
-def _xml(text: str) -> str:
-    """Text for XML: escaped, without the control characters that it cannot hold."""
-    return escape("".join(c if c.isprintable() or c == "\n" else "�" for c in text))
+    """Of DejaVu Sans, the widest of the common fonts, in parts of its size; beyond Latin, of any that may be taken."""
+    if ord(c) < 0x250:
+        for width, group in _WIDTHS:
+            if c in group:
+                return width
+        return 0.8 if c.isupper() else 0.66
+    if unicodedata.combining(c):
+        return 0.0
+    return 1.25 if unicodedata.east_asian_width(c) in "WF" else 0.8 if ord(c) < 0x600 else 1.1
 
 
 def _n(number: float) -> str:

@@ -18,13 +18,13 @@ PARALLEL_ENVIRONMENTS = ("interpreter", "worker", "ray", "dask")
 
 def title(process: Process[Any, Any]) -> str:
     """The process's name; of a lambda, what it says."""
-    return process.name if process.name != "<lambda>" else condition(process.fn)
+    return (printable(process.name) if process.name != "<lambda>" else condition(process.fn)) or "process"
 
 
 def condition(function: Any) -> str:
     """A function in short: its name; of a lambda, the text of its body."""
     name = predicate_name(function)
-    return name if name != "<lambda>" else _body(function) or "lambda"
+    return printable(name if name != "<lambda>" else _body(function) or "lambda")
 
 
 def _body(function: Any) -> str | None:
@@ -83,7 +83,7 @@ _shortener.maxlevel = 2
 
 def bound(process: Process[Any, Any]) -> list[str]:
     """The arguments that ``bind`` fixed, shortened."""
-    return [f"{name}={' '.join(_shortener.repr(value).split())}" for name, value in process.bound.items()]
+    return [printable(f"{name}={_shortener.repr(value)}") for name, value in process.bound.items()]
 
 
 def options(node: Each[Any, Any]) -> list[str]:
@@ -94,6 +94,11 @@ def options(node: Each[Any, Any]) -> list[str]:
     if node.on_error != "raise":
         found.append(f"on_error={node.on_error!r}")
     return found
+
+
+def printable(text: str) -> str:
+    """The text on one line, without what no reader shows and no XML holds."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
 
 
 def short(text: str, most: int) -> str:

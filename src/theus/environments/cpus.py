@@ -10,7 +10,8 @@ from pathlib import Path
 def usable_cpus(root: Path = Path("/")) -> int:
     """CPUs that the affinity of the process and the quota of its container leave to it, at least 1."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(count, math.ceil(_quota(root))))
+    quota = _quota(root)
+    return count if math.isinf(quota) else max(1, min(count, math.ceil(quota)))
 
 
 def _quota(root: Path) -> float:

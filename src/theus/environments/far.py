@@ -133,8 +133,12 @@ class FarSide:
     def _send(self, kind: int, seq: int, parts: list[wire.Bytes], flags: int = 0) -> None:
         buffers = wire.pack(kind, seq, parts, flags)
         with self._sending:
-            if os.getpid() == self._pid:
+            if os.getpid() != self._pid:
+                return  # a child that a body forked
+            try:
                 wire.send(self._sock, buffers)
+            except OSError:
+                _end_group()
 
     def _send_parcel(self, kind: int, seq: int, parcel: Parcel) -> None:
         self._send(kind, seq, [parcel.data, *parcel.buffers], wire.PLAIN if parcel.plain else 0)
@@ -396,8 +400,7 @@ class FarSide:
                 break
             for frame in reader.frames():
                 self._obey(frame)
-        # The near side is gone. Whatever runs here, and whatever it started, has nobody to work for.
-        os.killpg(os.getpgrp(), signal.SIGKILL)
+        _end_group()
 
     def _obey(self, frame: wire.Frame) -> None:
         with self._order:
@@ -445,6 +448,11 @@ def _cut(frame: wire.Frame, sizes: Any) -> Parcels:
 
 async def _await(value: Any) -> Any:
     return await value
+
+
+def _end_group() -> None:
+    """The near side is gone: whatever runs here, and whatever it started, has nobody to work for."""
+    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

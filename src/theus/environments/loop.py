@@ -30,14 +30,14 @@ class LoopEnvironment:
 
     def run(self, call: Call) -> Coroutine[Any, Any, Outcome]:
         work = execute_async(call)
-        return work if call.process.timeout is None else within(self._clock, call, work)
+        return work if call.process.timeout is None else within(self._clock, call, work, "was stopped")
 
     async def stop(self, grace: float) -> None:
         """Nothing to do: the runs that wait here are cancelled by their engine."""
 
 
-async def within(clock: Clock, call: Call, work: Awaitable[T]) -> T:
-    """Await ``work`` for at most the process's timeout of the clock's time.
+async def within(clock: Clock, call: Call, work: Awaitable[T], end: str) -> T:
+    """Await ``work`` for at most the process's timeout of the clock's time; ``end`` says what then becomes of it.
 
     ``asyncio.timeout`` brings the rules of cancelling (an outside cancel is never mistaken for ours); the
     engine's clock, not the loop's, says when it is over.
@@ -58,7 +58,7 @@ async def within(clock: Clock, call: Call, work: Awaitable[T]) -> T:
         if not limit.expired():
             raise
         raise CallTimeout(
-            f"process {call.process.name!r} took longer than its timeout of {seconds:g} s and was stopped; "
+            f"process {call.process.name!r} took longer than its timeout of {seconds:g} s and {end}; "
             "nothing of it was committed. Raise timeout=, or add retries= if another attempt may be quicker.",
             process=call.process.name,
             timeout=seconds,

@@ -1,9 +1,10 @@
-"""The pool: worker processes, and the one thread that serves them.
+"""The pool: worker processes, and the threads that serve them.
 
-Any thread may submit and abandon jobs; the server thread does everything else. It waits in one selector for what the
-workers say and for time to pass, and hands results to the loops that wait for them, all of one round in one call. (A
-thread for each worker that blocks in ``recv`` was measured as well: the same latency within the noise.) It also starts
-the workers: on Linux they die with the *thread* that started them, and this one lives as long as they do.
+Any thread may submit and abandon jobs. A *reader* thread for each worker waits for what it says and hands it to the loop
+that waits for it, all that came at once in one call; blocking in ``recv`` was quicker than one selector for all workers,
+and much less has to be looked at between an answer and its loop. One *keeper* thread does what is rare: it starts
+workers (on Linux they die with the *thread* that started them, and this one lives as long as they do), watches times,
+sends what a full socket did not take, and buries the dead.
 
 A worker::
 
@@ -61,6 +62,38 @@ AT_EXIT = 0.25  #: seconds that calls still running have when the program ends
 log = logging.getLogger("theus.environments")
 
 Delivery = tuple[Callable[..., None], tuple[Any, ...]]
+_NEVER = float("inf")
+
+
+class _Lock:
+    """A lock that need not be waited for: jobs that arrive while it is held are taken in by its holder."""
+
+    __slots__ = ("_arrived", "_lock", "_take_in")
+
+    def __init__(self, arrived: deque[Job], take_in: Callable[[], None]) -> None:
+        self._lock = threading.Lock()
+        self._arrived = arrived
+        self._take_in = take_in
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        if self._arrived:
+            self._take_in()
+
+    def __exit__(self, *exception: object) -> None:
+        lock = self._lock
+        while True:
+            if self._arrived:
+                self._take_in()
+            lock.release()
+            # One that came between the two had found the lock taken, so it is ours.
+            if not self._arrived or not lock.acquire(blocking=False):
+                return
+
+    def take_in(self) -> None:
+        """Take in what has arrived, unless somebody else does."""
+        if self._lock.acquire(blocking=False):
+            self.__exit__()
 
 
 class Pool:
@@ -81,12 +114,14 @@ class Pool:
         self._on_lost = on_lost
         self._on_log = on_log
         self._dropped = dropped
-        self._lock = threading.Lock()  # over everything below
+        self._arrived: deque[Job] = deque()
+        self._lock = _Lock(self._arrived, self._take_in)  # over everything below
         self._queue: deque[Job] = deque()
         self._workers: list[WorkerProcess] = []
         self._dying: list[WorkerProcess] = []
-        self._deliveries: dict[asyncio.AbstractEventLoop, list[Delivery]] = {}
-        self._thread: threading.Thread | None = None
+        self._mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = weakref.WeakKeyDictionary()
+        self._flush_posted = False
+        self._keeper: threading.Thread | None = None
         self._selector: selectors.BaseSelector
         self._wake_end: socket.socket
         self._woken_end: socket.socket
@@ -99,16 +134,9 @@ class Pool:
     # --- for callers, from any thread ---
 
     def submit(self, job: Job) -> None:
-        """Have a call run."""
-        with self._lock:
-            if self._ends_at is not None:
-                raise _stopped_error(job.name)
-            if self._thread is None:
-                self._open()
-            if self._queue or not self._place(job, monotonic()):
-                self._queue.append(job)
-                if len(self._workers) + len(self._dying) < self._capacity:
-                    self._wake()
+        """Have a call run. Never waits for the lock: who holds it takes the job in when he lets go of it."""
+        self._arrived.append(job)
+        self._lock.take_in()
 
     def abandon(self, job: Job, ended: asyncio.Future[None]) -> bool:
         """Stop a call that nobody waits for any more. True: ``ended`` gets a result when its body has ended."""
@@ -117,8 +145,6 @@ class Pool:
             if worker is None:
                 if job in self._queue:
                     self._queue.remove(job)
-                return False
-            if job not in worker.calls:
                 return False
             job.ended = ended
             if not job.reason:
@@ -135,7 +161,7 @@ class Pool:
         """End all workers: those at rest at once, the others when their call ends or ``grace`` seconds are over."""
         with self._lock:
             self._begin_closing(monotonic() + grace)
-            if self._thread is not None:
+            if self._keeper is not None:
                 self._wake()
             elif not self._closed.done():
                 self._closed.set_result(None)
@@ -144,12 +170,12 @@ class Pool:
     def forget(self) -> None:
         """Close when there is time: nobody owns this pool any more. Takes no lock, for a garbage collector may call it."""
         self._forgotten = True
-        if self._thread is not None:
+        if self._keeper is not None:
             self._wake()
 
     def has_snapshot(self, fields: tuple[str, ...], version: int) -> bool:
         """Whether every worker has this one, so that it need not be packed."""
-        workers = self._workers
+        workers = list(self._workers)
         return bool(workers) and all(worker.has_snapshot(fields, version) for worker in workers)
 
     def workers(self) -> list[tuple[int, int, str]]:
@@ -160,6 +186,21 @@ class Pool:
                 for w in self._workers
             ]
 
+    def _take_in(self) -> None:
+        """Place the jobs that were submitted, under the lock."""
+        now = monotonic()
+        while self._arrived:
+            job = self._arrived.popleft()
+            if self._ends_at is not None:
+                self._settle(job, _stopped_error(job.name))
+                continue
+            if self._keeper is None:
+                self._open()
+            if self._queue or not self._place(job, now):
+                self._queue.append(job)
+                if len(self._workers) + len(self._dying) < self._capacity:
+                    self._wake()
+
     def _open(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._wake_end, self._woken_end = socket.socketpair()
@@ -167,8 +208,8 @@ class Pool:
         self._woken_end.setblocking(False)
         self._selector.register(self._woken_end, selectors.EVENT_READ)
         # A daemon, because Python waits for other threads before it calls what was registered for its exit.
-        self._thread = threading.Thread(target=self._serve, name="theus-workers", daemon=True)
-        self._thread.start()
+        self._keeper = threading.Thread(target=self._keep, name="theus-workers", daemon=True)
+        self._keeper.start()
         atexit.register(self._exit_hook)
 
     def _wake(self) -> None:
@@ -178,8 +219,8 @@ class Pool:
             pass
 
     def _due(self, moment: float) -> None:
-        """Make sure that the server looks at that moment."""
-        if moment < self._sleeps_until and threading.current_thread() is not self._thread:
+        """Make sure that the keeper looks at that moment."""
+        if moment < self._sleeps_until:
             self._sleeps_until = moment
             self._wake()
 
@@ -222,18 +263,33 @@ class Pool:
         except Exception as error:
             self._settle(job, error)
             return
-        if worker.unsent:
-            self._selector.modify(worker.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, (worker, True))
-            self._wake()
         if len(worker.calls) == 1:
             self._begin(worker, now)
         else:
+            if not self._flush_posted:
+                self._flush_posted = True
+                self._deliver(job.loop, self._flush)
             self._due(now + PATIENCE)
+
+    def _flush(self) -> None:
+        """Send the calls that were gathered for workers that are busy."""
+        with self._lock:
+            self._flush_posted = False
+            for worker in self._workers:
+                if worker.unsent:
+                    self._flush_one(worker)
+
+    def _flush_one(self, worker: WorkerProcess) -> None:
+        worker.flush()
+        if worker.unsent:
+            self._wake()  # the keeper sends the rest when there is room
 
     def _begin(self, worker: WorkerProcess, now: float) -> None:
         """The first call in line begins about now."""
         job = worker.calls[0]
         job.since = now
+        if worker.unsent:
+            self._flush_one(worker)
         if job.reason and not worker.ending:  # abandoned while it waited, and too late to be called back
             self._interrupt(worker, now)
         elif job.timeout is not None:
@@ -257,96 +313,51 @@ class Pool:
         """Hand a frame or an error to whoever waits for the job."""
         job.worker = None
         if job.ended is not None:
-            self._deliver(job, _finish, job.ended, None)
+            self._deliver(job.loop, _finish, job.ended, None)
         elif isinstance(answer, BaseException):
-            self._deliver(job, _fail, job.future, answer)
+            self._deliver(job.loop, _fail, job.future, answer)
         else:
-            self._deliver(job, _finish, job.future, answer)
+            self._deliver(job.loop, _finish, job.future, answer)
 
-    def _deliver(self, job: Job, function: Callable[..., None], *args: Any) -> None:
-        self._deliveries.setdefault(job.loop, []).append((function, args))
-        if threading.current_thread() is not self._thread:
-            self._wake()
+    def _mailbox(self, loop: asyncio.AbstractEventLoop) -> Mailbox:
+        found = self._mailboxes.get(loop)
+        if found is None:
+            found = self._mailboxes[loop] = Mailbox(loop)
+        return found
 
-    # --- the server thread ---
+    def _deliver(self, loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:
+        self._mailbox(loop).put(function, args)
 
-    def _serve(self) -> None:
-        while True:
-            with self._lock:
-                now = monotonic()
-                self._sleeps_until = self._next_time()
-                pause = max(0.0, self._sleeps_until - now)
-            ready = self._selector.select(None if pause == float("inf") else pause)
-            with self._lock:
-                self._sleeps_until = 0.0
-                for key, mask in ready:
-                    self._attend(key, mask)
-                now = monotonic()
-                self._watch_times(now)
-                self._reap(now)
-                while self._queue and self._place(self._queue[0], now):
-                    self._queue.popleft()
-                over = self._ends_at is not None and not self._workers and not self._dying
-                missing = 0 if over else self._missing()
-                deliveries, self._deliveries = self._deliveries, {}
-            _hand_over(deliveries)
-            if over:
-                break
-            for _ in range(missing):
-                self._start_worker()
-        self._release()
+    def _fill(self, now: float) -> None:
+        """Give waiting jobs to workers that are free."""
+        while self._queue and self._place(self._queue[0], now):
+            self._queue.popleft()
 
-    def _next_time(self) -> float:
-        """When something falls due by itself."""
-        times = [worker.check_at for worker in self._dying]
-        if self._ends_at is not None:
-            times.append(self._ends_at)
-        for worker in self._workers:
-            if worker.calls:
-                job = worker.calls[0]
-                if job.deadline is not None:
-                    times.append(job.deadline)
-                if worker.calls[-1].seq > max(worker.recalled, job.seq):
-                    times.append(job.since + PATIENCE)
-        return min(times, default=float("inf"))
+    # --- the reader threads ---
 
-    def _attend(self, key: selectors.SelectorKey, mask: int) -> None:
-        if key.data is None:
+    def _read(self, worker: WorkerProcess) -> None:
+        reader = worker.reader
+        alive = True
+        while alive:
             try:
-                self._woken_end.recv(4096)
+                alive = reader.receive()
             except OSError:
-                pass
-            return
-        worker, is_wire = key.data
-        if worker not in self._workers:
-            return
-        if is_wire and mask & selectors.EVENT_WRITE:
-            worker.flush()
-            if not worker.unsent:
-                self._selector.modify(worker.sock, selectors.EVENT_READ, key.data)
-        if not is_wire or mask & selectors.EVENT_READ:
-            self._read(worker, to_the_end=not is_wire)
-
-    def _read(self, worker: WorkerProcess, *, to_the_end: bool) -> None:
-        rounds = 16
-        try:
-            while rounds or to_the_end:
-                rounds -= 1
-                if not worker.reader.receive():
+                alive = False
+            loose: list[Parcel] = []
+            with self._lock:
+                now = monotonic()
+                for frame in reader.frames():
+                    self._hear(worker, frame, now, loose)
+                if not alive:
                     self._lose(worker)
-                    return
-                for frame in worker.reader.frames():
-                    self._hear(worker, frame)
-        except BlockingIOError:
-            if to_the_end:
-                self._lose(worker)
-        except OSError:
-            self._lose(worker)
+                elif self._queue:
+                    self._fill(now)
+            for parcel in loose:
+                _guarded(self._on_log, (parcel,))
 
-    def _hear(self, worker: WorkerProcess, frame: wire.Frame) -> None:
+    def _hear(self, worker: WorkerProcess, frame: wire.Frame, now: float, loose: list[Parcel]) -> None:
         kind = frame.kind
-        now = monotonic()
-        if kind in (wire.DONE, wire.FAILED):
+        if kind == wire.DONE or kind == wire.FAILED:
             job = worker.calls.popleft()
             worker.done += 1
             if job.reason == "timeout":
@@ -358,17 +369,18 @@ class Pool:
         elif kind == wire.REPORT:
             if worker.calls and not worker.calls[0].reason:
                 job = worker.calls[0]
-                self._deliver(job, job.context.run, job.on_report, _parcel(frame))
+                self._deliver(job.loop, job.context.run, job.on_report, _parcel(frame))
         elif kind == wire.LOG:
             if worker.calls and frame.seq:
                 job = worker.calls[0]
-                self._deliver(job, job.context.run, self._on_log, _parcel(frame))
+                self._deliver(job.loop, job.context.run, self._on_log, _parcel(frame))
             else:
-                self._on_log(_parcel(frame))
+                loose.append(_parcel(frame))  # logged between calls: by a thread that a body left behind
         elif kind == wire.STARTED:
             job = worker.calls[0]
             if job.timeout is not None and not job.reason:
                 job.since, job.deadline = now, now + job.timeout
+                self._due(job.deadline)
         elif kind == wire.READY:
             worker.ready = True
             if worker.calls:
@@ -394,11 +406,80 @@ class Pool:
         else:
             self._queue.appendleft(job)
 
+    def _lose(self, worker: WorkerProcess) -> None:
+        """The worker is dead or dying: see to it that it is, and whatever it started."""
+        worker.kill()
+        if worker in self._workers:
+            self._workers.remove(worker)
+            self._dying.append(worker)
+            self._wake()
+
+    # --- the keeper thread ---
+
+    def _keep(self) -> None:
+        over = False
+        while not over:
+            with self._lock:
+                self._sleeps_until = self._next_time()
+                pause = None if self._sleeps_until == _NEVER else max(0.0, self._sleeps_until - monotonic())
+            ready = self._selector.select(pause)
+            with self._lock:
+                self._sleeps_until = 0.0
+                now = monotonic()
+                for key, _ in ready:
+                    self._attend(key)
+                self._watch_times(now)
+                self._send_rest()
+                self._reap(now)
+                self._fill(now)
+                over = self._ends_at is not None and not self._workers and not self._dying
+                missing = 0 if over else self._missing()
+            for _ in range(missing):
+                self._start_worker()
+        self._release()
+
+    def _next_time(self) -> float:
+        """When something falls due by itself."""
+        times = [worker.check_at for worker in self._dying]
+        if self._ends_at is not None:
+            times.append(self._ends_at)
+        for worker in self._workers:
+            if worker.calls:
+                job = worker.calls[0]
+                if job.deadline is not None:
+                    times.append(job.deadline)
+                if worker.calls[-1].seq > max(worker.recalled, job.seq):
+                    times.append(job.since + PATIENCE)
+        return min(times, default=_NEVER)
+
+    def _attend(self, key: selectors.SelectorKey) -> None:
+        if key.data is None:
+            try:
+                self._woken_end.recv(4096)
+            except OSError:
+                pass
+        elif key.fd == key.data.exit_fd:
+            # It is dead. If a child that it forked holds the stream open, its reader would wait for ever.
+            self._selector.unregister(key.fd)
+            key.data.end_reading()
+        else:
+            key.data.flush()
+
+    def _send_rest(self) -> None:
+        """Watch for room in the sockets that were full."""
+        watched = {key.data for key in self._selector.get_map().values() if key.events == selectors.EVENT_WRITE}
+        for worker in self._workers:
+            if worker.unsent and worker not in watched:
+                self._selector.register(worker.sock, selectors.EVENT_WRITE, worker)
+            elif not worker.unsent and worker in watched:
+                self._selector.unregister(worker.sock)
+
     def _watch_times(self, now: float) -> None:
         if self._forgotten and self._ends_at is None:
             self._begin_closing(now + AT_EXIT)
+        closing = self._ends_at is not None and now >= self._ends_at
         for worker in self._workers:
-            if self._ends_at is not None and now >= self._ends_at:
+            if closing:
                 worker.kill()
             if not worker.calls:
                 continue
@@ -406,12 +487,14 @@ class Pool:
             if job.deadline is not None and now >= job.deadline:
                 if job.reason:
                     worker.kill()
-                    job.deadline = now + 1.0  # a kill can take a moment to be seen
+                    job.deadline = None
                 else:
                     job.reason = "timeout"
                     self._interrupt(worker, now)
             elif worker.calls[-1].seq > max(worker.recalled, job.seq) and now - job.since >= PATIENCE:
                 self._recall(worker)
+        if closing:
+            self._ends_at = now + 1.0  # killed is not yet gone
 
     def _missing(self) -> int:
         room = self._capacity - len(self._workers) - len(self._dying)
@@ -419,7 +502,7 @@ class Pool:
 
     def _start_worker(self) -> None:
         try:
-            worker = WorkerProcess()
+            worker = WorkerProcess(self._read)
         except OSError as error:
             with self._lock:
                 if self._queue:
@@ -427,29 +510,21 @@ class Pool:
                     self._settle(job, _no_start_error(job, error))
             return
         with self._lock:
-            self._selector.register(worker.sock, selectors.EVENT_READ, (worker, True))
-            if worker.exit_fd is not None:
-                self._selector.register(worker.exit_fd, selectors.EVENT_READ, (worker, False))
             self._workers.append(worker)
+            if worker.exit_fd is not None:
+                self._selector.register(worker.exit_fd, selectors.EVENT_READ, worker)
             if self._ends_at is not None:
-                worker.ending = True
-                worker.order(wire.STOP, 0)
-                worker.post(wire.END, 0, [])
-            elif self._queue and self._place(self._queue[0], monotonic()):
-                self._queue.popleft()
-
-    def _lose(self, worker: WorkerProcess) -> None:
-        """The worker is dead or dying: see to it that it is, and whatever it started."""
-        self._workers.remove(worker)
-        self._selector.unregister(worker.sock)
-        if worker.exit_fd is not None:
-            self._selector.unregister(worker.exit_fd)
-        worker.kill()
-        self._dying.append(worker)
+                self._end(worker)
+            else:
+                self._fill(monotonic())
+        worker.thread.start()
 
     def _reap(self, now: float) -> None:
         for worker in [worker for worker in self._dying if worker.is_gone(now)]:
             self._dying.remove(worker)
+            for key in list(self._selector.get_map().values()):
+                if key.data is worker:
+                    self._selector.unregister(key.fileobj)
             worker.close()
             first = worker.calls.popleft() if worker.calls else None
             for job in reversed(worker.calls):
@@ -466,7 +541,7 @@ class Pool:
         elif self._ends_at is not None:
             self._settle(job, _stopped_error(job.name))
         else:
-            self._deliver(job, self._on_lost, job.name, code)
+            self._deliver(job.loop, self._on_lost, job.name, code)
             self._settle(job, _broken_error(job, worker.pid, code, started=worker.ready))
 
     # --- the end ---
@@ -481,9 +556,13 @@ class Pool:
             self._settle(job, _stopped_error(job.name))
         for worker in self._workers:
             if not worker.ending:
-                worker.ending = True
-                worker.order(wire.STOP, 0)
-                worker.post(wire.END, 0, [])
+                self._end(worker)
+
+    @staticmethod
+    def _end(worker: WorkerProcess) -> None:
+        worker.ending = True
+        worker.order(wire.STOP, 0)
+        worker.post(wire.END, 0, [])
 
     def _release(self) -> None:
         self._selector.close()
@@ -493,9 +572,9 @@ class Pool:
         self._closed.set_result(None)
 
     def join(self, seconds: float) -> None:
-        """Wait for the server thread to end."""
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(seconds)
+        """Wait for the keeper to end."""
+        if self._keeper is not None:
+            self._keeper.join(seconds)
 
 
 def _at_exit(ref: weakref.ref[Pool]) -> None:
@@ -508,20 +587,41 @@ def _at_exit(ref: weakref.ref[Pool]) -> None:
 # --- what runs on the loops that wait --------------------------------------------------------------------------------
 
 
-def _hand_over(deliveries: dict[asyncio.AbstractEventLoop, list[Delivery]]) -> None:
-    for loop, items in deliveries.items():
-        try:
-            loop.call_soon_threadsafe(_run_all, items)
-        except RuntimeError:  # the loop was closed: nobody waits there any more
-            continue
+class Mailbox:
+    """What is to be done on one loop. While it is busy, things gather here and go there in one call."""
+
+    __slots__ = ("_items", "_loop", "_posted")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+        self._items: deque[Delivery] = deque()
+        self._posted = False
+
+    def put(self, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+        """Have a function called on the loop."""
+        self._items.append((function, args))
+        if not self._posted:
+            self._posted = True
+            loop = self._loop()
+            try:
+                if loop is not None:
+                    loop.call_soon_threadsafe(self._run)
+            except RuntimeError:  # the loop was closed: nobody waits there any more
+                self._items.clear()
+
+    def _run(self) -> None:
+        self._posted = False  # first: what comes from now on may not be seen below
+        items = self._items
+        while items:
+            function, args = items.popleft()
+            _guarded(function, args)
 
 
-def _run_all(items: list[Delivery]) -> None:
-    for function, args in items:
-        try:
-            function(*args)
-        except Exception:
-            log.exception("a listener failed")
+def _guarded(function: Callable[..., None], args: tuple[Any, ...]) -> None:
+    try:
+        function(*args)
+    except Exception:
+        log.exception("what listens to worker processes failed")
 
 
 def _finish(future: asyncio.Future[Any], answer: Any) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from theus.protocols import Call, Clock, Outcome
 
 T = TypeVar("T")
+LET_GO = "was let go of (its thread runs on: a thread cannot be killed)"
 IDLE_SECONDS = 30.0  #: a thread with nothing to do for so long ends
 
 
@@ -47,7 +48,7 @@ class ThreadEnvironment:
 
     async def run(self, call: Call) -> Outcome:
         work = self.call(_measured, call)
-        outcome = await (work if call.process.timeout is None else within(self._clock, call, work))
+        outcome = await (work if call.process.timeout is None else within(self._clock, call, work, LET_GO))
         return outcome
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:

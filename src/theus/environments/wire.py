@@ -93,7 +93,10 @@ def send_some(sock: socket.socket, buffers: list[Bytes]) -> list[Bytes]:
     """Send what the socket takes without waiting; gives what is left. Raises OSError if the other side is gone."""
     while buffers:
         try:
-            sent = sock.send(buffers[0]) if len(buffers) == 1 else sock.sendmsg(buffers[:_MAX_VECTOR])
+            if len(buffers) == 1:
+                sent = sock.send(buffers[0], socket.MSG_DONTWAIT)
+            else:
+                sent = sock.sendmsg(buffers[:_MAX_VECTOR], (), socket.MSG_DONTWAIT)
         except BlockingIOError:
             return buffers
         while buffers and sent >= len(buffers[0]):
@@ -121,7 +124,7 @@ class Reader:
         self._missing: list[memoryview] = []
 
     def receive(self) -> bool:
-        """Read once from the socket. False at the end of the stream. Raises BlockingIOError if there is nothing yet."""
+        """Read once from the socket. False at the end of the stream."""
         if self._missing:
             target = self._missing[0]
             count = self._sock.recv_into(target)
@@ -169,9 +172,7 @@ class Reader:
                 self._start = at
                 yield Frame(kind, flags, seq, parts)
             elif head + sum(lengths) <= BUFFER:
-                if self._end == BUFFER:  # it fits, but not here: receive() moves it to the front
-                    return
-                return
+                return  # receive() makes room for the rest if need be
             else:
                 self._begin_big(kind, flags, seq, lengths, at)
 

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ _FIRST_CHECK, _LAST_CHECK = 0.0005, 0.05  # seconds between looks at whether a d
 class WorkerProcess:
     """A worker process and its two sockets."""
 
-    def __init__(self) -> None:
+    def __init__(self, listen: Callable[[WorkerProcess], None]) -> None:
         self.sock, far = socket.socketpair()
         self.control, far_control = socket.socketpair()
         try:
@@ -40,10 +41,9 @@ class WorkerProcess:
         finally:
             far.close()
             far_control.close()
-        self.sock.setblocking(False)
-        self.control.setblocking(False)
         self.exit_fd = _exit_fd(self.process.pid)
         self.reader = wire.Reader(self.sock)
+        self.thread = threading.Thread(target=listen, args=(self,), name=f"theus-worker-{self.pid}", daemon=True)
         self.calls: deque[Job] = deque()  #: sent and not answered; the first one runs
         self.done = 0  #: calls answered
         self.ready = False  #: it has said READY
@@ -118,7 +118,8 @@ class WorkerProcess:
         parts[0] = marshal.dumps(
             (token, *job.numbers, job.announced, self._unknown(needs), dropped, sizes, fields, forget)
         )
-        self.post(wire.CALL, self.seq, parts)
+        # A worker that has something to do need not hear of the next call at once: several go in one system call.
+        self.post(wire.CALL, self.seq, parts, later=len(self.calls) > 1)
 
     def _unknown(self, needs: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, bytes]]:
         known = self.known
@@ -127,10 +128,11 @@ class WorkerProcess:
             known.update((token, version) for token, version, _ in needs)
         return found
 
-    def post(self, kind: int, seq: int, parts: Sequence[wire.Bytes], flags: int = 0) -> None:
-        """Send a frame, now as far as possible without waiting."""
-        self.unsent += wire.pack(kind, seq, parts, flags)
-        self.flush()
+    def post(self, kind: int, seq: int, parts: Sequence[wire.Bytes], *, later: bool = False) -> None:
+        """Send a frame, as far as possible without waiting; ``later``: with the next flush."""
+        self.unsent += wire.pack(kind, seq, parts)
+        if not later:
+            self.flush()
 
     def flush(self) -> None:
         """Send what is left over."""
@@ -142,7 +144,7 @@ class WorkerProcess:
     def order(self, kind: int, seq: int) -> None:
         """Say something on the control socket."""
         try:
-            self.control.send(wire.pack(kind, seq)[0])
+            self.control.send(wire.pack(kind, seq)[0], socket.MSG_DONTWAIT)
         except OSError:  # it is dying, or has not listened for hundreds of messages; a kill does not need it
             pass
 
@@ -162,8 +164,16 @@ class WorkerProcess:
         self._pause = min(self._pause * 2, _LAST_CHECK)
         return False
 
+    def end_reading(self) -> None:
+        """Let its reader come to the end of the stream, after what has arrived."""
+        try:
+            self.sock.shutdown(socket.SHUT_RD)
+        except OSError:  # the end was seen already
+            pass
+
     def close(self) -> None:
         """Close the near ends of its sockets."""
+        self.thread.join()
         self.sock.close()
         self.control.close()
         if self.exit_fd is not None:

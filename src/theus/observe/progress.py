@@ -17,7 +17,7 @@ import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from theus.errors import DefinitionError
 from theus.protocols import CallConflicted, CallEnded, CallRetried, CallStarted, EachStarted, Event, RunEnded, RunStarted
@@ -180,11 +180,13 @@ class RunProgress:
         return ", ".join(shown) + (", …" if len(counts) > MOST_SHOWN else "")
 
     def lines(self) -> list[str]:
-        """One line for each bar, for where there are no bars."""
-        now = self.now()
+        """One line for each bar that is not full, for where there are no bars."""
+        now = self.at
         found = []
         with self.lock:
             for bar in self.bars.values():
+                if bar.done == bar.total:
+                    continue
                 left = bar.left(now)
                 ahead = "" if left is None else f", {duration(left)} left"
                 found.append(f"{bar.name} {bar.counted}, {per_second(bar.rate(now))}{ahead}")
@@ -358,7 +360,7 @@ class Board:
     def _draw(self) -> RenderableType:
         from rich.console import Group
 
-        return Group(*self.runs)
+        return Group(*self.runs, "")  # the cursor rests on an empty line: an echoed ^C must not break a full one
 
 
 class _Boards:
@@ -398,10 +400,3 @@ def _can_write(text: str, console: Console) -> bool:
     except (UnicodeEncodeError, LookupError):
         return False
     return True
-
-
-def show(runs: Iterable[Any]) -> RenderableType:
-    """Several runs below each other, for a display of one's own."""
-    from rich.console import Group
-
-    return Group(*runs)

@@ -347,6 +347,8 @@ class Contract:
         declared = (self.reads if kind == "read" else self.writes) or ()
         exact = ".".join(_quote(segment) for segment in path)
         bound = ".".join(self._argument(segment, arguments) or _quote(segment) for segment in path)
+        if not arguments and self.parameters and len(path) > 1:  # not known here: show how it is written
+            bound = ".".join([*(_quote(segment) for segment in path[:-1]), f"{{{self.parameters[0]}}}"])
         advice = [repr(text) for text in dict.fromkeys((exact, bound)) if text]
         done = "read" if kind == "read" else "wrote"
         return ContractError(

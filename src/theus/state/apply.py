@@ -14,7 +14,7 @@ from typing import Any
 from theus.errors import Path
 from theus.state.access import Op, Ops, show
 from theus.state.patched import PatchedDict, PatchedList, patch_of
-from theus.state.values import COPIERS, DICT, KINDS, OBJECT, TUPLE, copy_rest, kind_of, rebuild_tuple
+from theus.state.values import COPIERS, DICT, KINDS, OBJECT, TUPLE, copy_rest, kind_of, rebuild_tuple, set_part
 from theus.state.versioned import LIMIT, VDict, VList, VSet
 
 
@@ -172,7 +172,10 @@ def _put(container: Any, key: Any, value: Any) -> bool:
     if kind is None:
         kind = kind_of(cls)
     if kind == OBJECT:
-        _set_attribute(container, key, value)
+        try:
+            _set_attribute(container, key, value)
+        except TypeError:
+            set_part(container, key, value)
         return False
     if cls in _KEEPERS:
         return bool(container.put(key, value))

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from theus.state.access import Grant, Op, show
 from theus.state.fields import tally_fields
-from theus.state.node import MAKERS, Node, ended, make_tuple
+from theus.state.models import assigned, assigns_itself, attribute, special_methods
+from theus.state.node import MAKERS, Node, make_tuple
 from theus.state.values import (
     FACE,
     KINDS,
@@ -33,10 +34,12 @@ from theus.state.values import (
     Face,
     copy_rest,
     ingest,
+    is_model,
     kind_of,
     parts_of,
     plain,
     register,
+    set_part,
     slots_of,
 )
 
@@ -97,13 +100,13 @@ class ObjectNode(Node):
         held = self.face.__dict__
         for name in self._written:
             if name in held:
-                object.__setattr__(new, name, ingest(held[name], (*self._path(), name), self._tx._process))
+                set_part(new, name, ingest(held[name], (*self._path(), name), self._tx._process))
             else:
                 object.__delattr__(new, name)
         for name, number in (self._added or {}).items():
-            object.__setattr__(new, name, getattr(self._base, name) + number)
+            set_part(new, name, getattr(self._base, name) + number)
         for name, kid in self._kids().items():
-            object.__setattr__(new, name, kid._current())
+            set_part(new, name, kid._current())
         return new
 
     def _plain(self) -> Any:
@@ -114,13 +117,13 @@ class ObjectNode(Node):
             if isinstance(getattr(type(self._base), name, None), functools.cached_property):
                 new.__dict__.pop(name, None)
             elif name not in self._written and name not in held:
-                object.__setattr__(new, name, plain(part))
+                set_part(new, name, plain(part))
         for name in self._written:
             if name not in held:
                 object.__delattr__(new, name)
         for name, value in held.items():
             if name in self._written or hasattr(self._base, name):
-                object.__setattr__(new, name, plain(value))
+                set_part(new, name, plain(value))
         return new
 
     def _notice(self) -> None:
@@ -204,6 +207,8 @@ class ObjectDraft(Face):
     _theus_class: type
     _theus_fields: frozenset[str] = frozenset()
     _theus_tallies: frozenset[str] = frozenset()
+    _theus_model = False  #: a stand-in for a pydantic or msgspec model
+    _theus_probed = False  #: assignments go through the model's own code
     _theus_watched = False  #: its own code may set fields behind our back
     _theus_set: Any  #: sets the node of an instance
     _theus_node: Any
@@ -212,6 +217,8 @@ class ObjectDraft(Face):
         pass  # the user's hook is for the user's subclasses
 
     def __getattr__(self, name: str) -> Any:
+        if self._theus_model:
+            return attribute(self, self._theus_class, name)
         if not name.startswith("__") and name in getattr(self._theus_node._base, "__dict__", ()):
             return _Field(self._theus_class, name).__get__(self)
         inherited = getattr(self._theus_class, "__getattr__", None)
@@ -240,6 +247,8 @@ class ObjectDraft(Face):
         elif held.get(name, MISSING) is value and KINDS.get(type(value)) == FACE and name not in node._written:
             return  # ``draft.items += [...]`` puts back what is there
         node._write(name)
+        if self._theus_probed:
+            value = assigned(node._base, {other: held[other] for other in node._written if other in held}, name, value)
         node._written[name] = None
         node._dirty = True
         held[name] = value
@@ -364,30 +373,35 @@ def subclass_slots(cls: type, own: str) -> tuple[str, ...]:
 def _generate(cls: type) -> type:
     names = field_names(cls)
     tallies = tally_fields(cls) & set(names)
+    model = is_model(cls)
     body: dict[str, Any] = {
-        "__slots__": subclass_slots(cls, "_theus_node"),
+        **(special_methods(cls) if model else {}),
+        "__slots__": ("_theus_node", "__dict__", "__weakref__") if model else subclass_slots(cls, "_theus_node"),
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
         "__class__": property(lambda self: cls),
+        "__match_args__": getattr(cls, "__match_args__", ()),
         "_theus_class": cls,
         "_theus_fields": frozenset(names),
         "_theus_tallies": tallies,
-        "_theus_watched": _may_bypass(cls),
+        "_theus_model": model,
+        "_theus_probed": model and assigns_itself(cls),
+        "_theus_watched": not model and _may_bypass(cls),
     }
     for name in names:
         body[name] = _TallyField(cls, name) if name in tallies else _Field(cls, name)
-    parameters = getattr(cls, "__dataclass_params__", None)
-    own_setattr: Any = cls.__setattr__
-    if parameters is not None and parameters.frozen:
-        body["__setattr__"] = _frozen_setattr
-        body["__delattr__"] = _frozen_delattr
-    elif own_setattr is not object.__setattr__ and dataclasses.is_dataclass(cls):
-        body["__setattr__"] = _watched_setattr(cls)
-    made: type = type(cls)(cls.__name__, (ObjectDraft, cls), body)
-    made._theus_set = made.__dict__["_theus_node"].__set__  # type: ignore[attr-defined]
+    if dataclasses.is_dataclass(cls):
+        own_setattr: Any = cls.__setattr__
+        if cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            body["__setattr__"] = _frozen_setattr
+            body["__delattr__"] = _frozen_delattr
+        elif own_setattr is not object.__setattr__:
+            body["__setattr__"] = _watched_setattr(cls)
+    made: Any = type(cls.__name__, (ObjectDraft,), body) if model else type(cls)(cls.__name__, (ObjectDraft, cls), body)
+    made._theus_set = made.__dict__["_theus_node"].__set__
     register(made)
-    return made
+    return made  # type: ignore[no-any-return]
 
 
 def _may_bypass(cls: type) -> bool:
@@ -444,7 +458,7 @@ class TallyDraft(Face):
                 return self._value() + other
             other = int(other)
         node = self._node
-        node._base  # noqa: B018  (a closed transaction says so)
+        node._tx.base  # noqa: B018  (says so if the transaction has ended)
         return TallyDraft(node, self._name, self._delta + other)
 
     def __isub__(self, other: Any) -> Any:
@@ -453,7 +467,7 @@ class TallyDraft(Face):
                 return self._value() - other
             other = int(other)
         node = self._node
-        node._base  # noqa: B018
+        node._tx.base  # noqa: B018  (says so if the transaction has ended)
         return TallyDraft(node, self._name, self._delta - other)
 
     def __getattr__(self, name: str) -> Any:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from theus.errors import ScopeError
 from theus.state.draft import field_names, subclass_slots
 from theus.state.faces import DictFace, ListFace, SetFace
+from theus.state.models import attribute, special_methods
 from theus.state.values import (
     ARRAY,
     DEQUE,
@@ -29,6 +30,7 @@ from theus.state.values import (
     Face,
     freeze_array,
     ingest,
+    is_model,
     kind_of,
     plain,
     rebuild_tuple,
@@ -234,6 +236,8 @@ class ObjectView(Face):
         pass  # the user's hook is for the user's subclasses
 
     def __getattr__(self, name: str) -> Any:
+        if is_model(self._theus_class):
+            return attribute(self, self._theus_class, name)
         if not name.startswith("__") and name in getattr(self._theus_value, "__dict__", ()):
             return _Field(self._theus_class, name).__get__(self)
         inherited = getattr(self._theus_class, "__getattr__", None)
@@ -275,16 +279,20 @@ def view_class(cls: type) -> type:
 
 
 def _generate(cls: type) -> type:
+    model = is_model(cls)
+    slots = ("_theus_value", "__dict__", "__weakref__") if model else subclass_slots(cls, "_theus_value")
     body: dict[str, Any] = {
-        "__slots__": (*subclass_slots(cls, "_theus_value"), "_theus_scope"),
+        **(special_methods(cls) if model else {}),
+        "__slots__": (*slots, "_theus_scope"),
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
         "__class__": property(lambda self: cls),
+        "__match_args__": getattr(cls, "__match_args__", ()),
         "_theus_class": cls,
     }
     for name in field_names(cls):
         body[name] = _Field(cls, name)
-    made: type = type(cls)(cls.__name__, (ObjectView, cls), body)
+    made: type = type(cls.__name__, (ObjectView,), body) if model else type(cls)(cls.__name__, (ObjectView, cls), body)
     register(made)
     return made

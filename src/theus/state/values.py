@@ -150,9 +150,18 @@ def _copier(cls: Any) -> Callable[[Any], Any]:
     return copy_all
 
 
+def set_part(value: Any, name: str, part: Any) -> None:
+    """Set an attribute of an object at rest, past whatever its class does at assignments."""
+    try:
+        object.__setattr__(value, name, part)
+    except TypeError:  # msgspec before Python 3.12
+        getattr(type(value), name).__set__(value, part)
+
+
 def parts_of(value: Any) -> dict[str, Any]:
     """The attributes that an instance has, by name: its fields and whatever else was set on it."""
-    parts = {name: part for name in slots_of(type(value)) if (part := getattr(value, name, MISSING)) is not MISSING}
+    names = getattr(type(value), "__struct_fields__", None) or slots_of(type(value))
+    parts = {name: part for name in names if (part := getattr(value, name, MISSING)) is not MISSING}
     parts.update(getattr(value, "__dict__", ()))
     return parts
 
@@ -165,7 +174,7 @@ def map_object(value: Any, change: Callable[[str, Any], Any]) -> Any:
         if isinstance(getattr(cls, name, None), functools.cached_property):
             made.__dict__.pop(name, None)
         elif (new := change(name, part)) is not part:
-            object.__setattr__(made, name, new)
+            set_part(made, name, new)
     return made
 
 

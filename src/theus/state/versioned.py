@@ -32,7 +32,7 @@ Writing goes through ``edit()``, which gives the next handle; until that is publ
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator
 from threading import Lock
@@ -133,13 +133,12 @@ class _Core:
         while log and log[0][0] <= oldest:
             _, key = log.popleft()
             entries = undo[key]
-            outdated = bisect_right(entries, oldest, key=_change)
-            if outdated == 0:  # it took the place of an older one: its own turn comes later
-                log.append((entries[-1][0], key))
-            elif outdated == len(entries):
+            if entries[0][0] > oldest:  # it took the place of an older one: its own turn comes later
+                log.append((entries[0][0], key))
+            elif len(entries) == 1:
                 del undo[key]
             else:
-                undo[key] = entries[outdated:]
+                undo[key] = entries[1:]
 
     def seen(self, key: Any, number: int, value: Any) -> Any:
         """What version ``number`` has at ``key``, if ``value`` was read from the data before this was called."""
@@ -151,10 +150,6 @@ class _Core:
                 if change > number:
                     return before
         return value
-
-
-def _change(entry: Entry) -> int:
-    return entry[0]
 
 
 class _Handle:
@@ -263,11 +258,18 @@ class VDict(_Handle):
                     break
         serials = core.serials
         if serials is None:
-            return [
+            items = [
                 (key, before[key][1]) if key in before else (key, value)
                 for key, value in core.data.items()
                 if key not in before or before[key][1] is not MISSING
             ]
+            if not core.ordered:  # what was removed since stands anywhere
+                items += [
+                    (key, value)
+                    for key, (_, value, _) in before.items()
+                    if value is not MISSING and key not in core.data
+                ]
+            return items
         # Those that kept their place, and those that have left it since, merged by place.
         stayed = [
             (serials[key], key, before[key][1] if key in before else value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -93,6 +94,8 @@ def arity_of(kind: str, option: str, predicate: Any) -> int:
         raise refuse(f"{name} is a workflow", "The predicate comes first: branch(predicate, then, otherwise).")
     if isinstance(predicate, type) or not callable(predicate):
         raise refuse(f"{short(predicate)} is not a function; it is asked at its turn, not now")
+    if isinstance(predicate, (operator.attrgetter, operator.itemgetter, operator.methodcaller)):
+        return 1  # before Python 3.13 they do not tell
     function = _function(predicate)
     is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
     if is_async or inspect.isgeneratorfunction(function):

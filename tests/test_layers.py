@@ -15,7 +15,7 @@ LAYERS: list[set[str]] = [
     {"state"},
     {"processes", "context", "scope", "resources", "workflow", "drawing"},
     {"stores", "environments"},
-    {"nature", "placement", "schedule", "tickets"},
+    {"nature", "placement", "proposal", "schedule", "tickets"},
     {"attempt", "run", "portal", "transaction_block", "engine"},
     {
         "observe",

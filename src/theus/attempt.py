@@ -21,11 +21,11 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 
-from theus.environments.runner import execute_message, open_source
+from theus.environments.runner import execute, execute_message, open_source
 from theus.errors import CallTimeout, EnvironmentBroken, InvariantViolated, NotTransferable, Path
 from theus.workflow import Branch, Each, Repeat
 from theus.nature import SAMPLE
@@ -38,13 +38,13 @@ from theus.protocols import (
     CallStarted,
     Commit,
     Conflict,
+    ContractBroken,
     EachStarted,
     Emitted,
     Event,
     Outcome,
     Reported,
     StateCommitted,
-    Store,
 )
 from theus.schedule import NOTHING, Position
 from theus.portal import Exiting
@@ -128,12 +128,14 @@ class Attempts:
         environment = engine.environments.get(placement.environment) or engine.environment(placement.environment)
         ticket = self._first_ticket(process, args, kwargs, profile) if profile.heat > HOT or process.contract.exclusive else None
         attempt = failures = 0
+        kept: dict[str, Any] | None = None
         try:
             while True:
                 attempt += 1
                 if ticket is not None:
                     await ticket.turn(blocking=run.blocking)
                 call = self._call(process, args, kwargs, value, attempt, position)
+                call.kept = kept
                 call.holds_ticket = ticket is not None
                 call.measure_cpu = profile.calls % SAMPLE == 0
                 if run.listeners or engine.observers:
@@ -142,6 +144,7 @@ class Attempts:
                     outcome = await (self._run_in_commit(call) if process.nature == "state" else environment.run(call))
                 except (CallTimeout, EnvironmentBroken, NotTransferable) as failure:
                     outcome = Outcome(error=failure)
+                kept = outcome.kept or kept
                 if outcome.error is None and (outcome.ops or outcome.messages):
                     if engine.tickets.any:
                         again, ticket = await self._give_way(process, outcome, ticket)
@@ -152,6 +155,8 @@ class Attempts:
                         ticket = self._queue_up(call, outcome, ticket, conflict, profile)
                         continue
                 profile.add(outcome)
+                if not engine.strict:
+                    self._observe(call, outcome, profile)
                 if run.listeners or engine.observers:
                     self._tell_end(call, placement, outcome)
                 if outcome.error is None:
@@ -181,6 +186,20 @@ class Attempts:
         if self.listening:
             self._tell_retry(call, delay, error)
         await self.sleep(delay)
+
+    def _observe(self, call: Call, outcome: Outcome, profile: Profile) -> None:
+        """With ``strict=False``: note what the call touched, and report what broke its contract instead of raising it."""
+        if outcome.error is None:
+            profile.touched.add(call, outcome)
+        for violation in outcome.violations:
+            if profile.touched.first_time(violation.path):
+                log.warning("%s", violation)
+            if self.listening:
+                self.tell(
+                    ContractBroken(
+                        **self._where(call.key), process=violation.process, path=violation.path, message=str(violation)
+                    )
+                )
 
     # --- tickets ---
 
@@ -263,33 +282,44 @@ class Attempts:
 
     async def _commit(self, call: Call, outcome: Outcome) -> Conflict | None:
         """Commit an outcome. None: made, or it failed and the outcome says how."""
-        complete = None
-        if outcome.messages or self.engine.invariants:
-
-            def complete(transaction: Transaction) -> None:
-                for process, arguments in outcome.messages:
-                    answer = execute_message(self._call(process, (), arguments, None, call.attempt, call.key), transaction)
-                    if answer.error is not None:
-                        raise answer.error
-                self._check_invariants(transaction)
-
+        engine = self.engine
+        store = engine.store
+        assert store is not None, "only a call with a domain has something to commit"
+        ops = outcome.ops
         # A sender that wrote nothing itself is serialized at its snapshot, whatever it read.
-        reads = outcome.reads if outcome.ops else ()
+        commit = Commit(outcome.base, outcome.reads if ops else (), ops, call.process.name)
+        if outcome.messages or engine.invariants:
+            commit.complete = self._completion(call, outcome)
         started = time.perf_counter() if self.listening else 0.0
         try:
-            result = (await self._store.commit((Commit(outcome.base, reads, outcome.ops, call.process.name, complete),)))[0]
+            result = (await store.commit((commit,)))[0]
         except Exception as error:
             outcome.error = error
             return None
         if isinstance(result, Conflict):
             return result
-        if self.listening:
+        if started:
             self._tell_commit(call, result, time.perf_counter() - started)
         return None
 
+    def _completion(self, call: Call, outcome: Outcome) -> Callable[[Transaction], None]:
+        """What is done inside the commit: the messages, in order, and the check of the invariants."""
+
+        def complete(transaction: Transaction) -> None:
+            for process, arguments in outcome.messages:
+                answer = execute_message(self._call(process, (), arguments, None, call.attempt, call.key), transaction)
+                if answer.error is not None:
+                    raise answer.error
+            self._check_invariants(transaction)
+
+        return complete
+
     async def _run_in_commit(self, call: Call) -> Outcome:
         """A state process that was called by itself: a message without a sender."""
+        store = self.engine.store
         outcome = Outcome()
+        if store is None:
+            return execute(call)  # it says itself that there is no domain, if it asks for one
 
         def complete(transaction: Transaction) -> None:
             nonlocal outcome
@@ -300,7 +330,7 @@ class Attempts:
 
         started = time.perf_counter()
         try:
-            result = (await self._store.commit((Commit(0, (), (), call.process.name, complete),)))[0]
+            result = (await store.commit((Commit(0, (), (), call.process.name, complete),)))[0]
         except Exception as error:
             outcome.error = error
             return outcome
@@ -308,11 +338,6 @@ class Attempts:
         if self.listening and not isinstance(result, Conflict) and result.ops:
             self._tell_commit(call, result, time.perf_counter() - started)
         return outcome
-
-    @property
-    def _store(self) -> Store:
-        assert self.engine.store is not None, "only a call with a domain has something to commit"
-        return self.engine.store
 
     def _check_invariants(self, transaction: Transaction) -> None:
         for invariant in self.engine.invariants:
@@ -336,6 +361,9 @@ class Attempts:
 
     def resource(self, name: str) -> Any:
         return self.engine.resource(name)
+
+    async def off_loop(self, function: Callable[..., Any], *args: Any) -> Any:
+        return await self.engine.threads.call(function, *args)
 
     # --- events ---
 

@@ -1,24 +1,26 @@
 """What a process receives as ``ctx``: the four scopes, and a way to talk while it runs.
 
-Making a context is on the path of every call, so it fills four slots and leaves the rest to
-``__getattr__``, which Python calls only for a slot that is still empty; after its first use
-``ctx.domain`` is a plain slot read. At the end the draft and ``local`` close themselves and the call is
-replaced by the process's name, so every later use raises and says what ended.
+Making a context is on the path of every call, so it fills a few slots; the draft, ``local`` and the logger are
+made when they are first asked for. At the end the draft and ``local`` close themselves and the call is replaced
+by the process's name, so every later use raises and says what ended.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from theus.errors import DefinitionError, ScopeError
+from theus.errors import ContractError, DefinitionError, ScopeError
 from theus.scope import Local
 from theus.state.transaction import Transaction
 from theus.state.values import detach
 
 if TYPE_CHECKING:
+    import asyncio
+
     from theus.processes import Process
     from theus.protocols import Call, Host, Outcome
     from theus.state.access import Grant
@@ -32,58 +34,89 @@ current: ContextVar[Context[Any] | None] = ContextVar("theus_current_call", defa
 class Context(Generic[D]):
     """The one argument that the engine gives to a process."""
 
-    __slots__ = (
-        "__weakref__",
-        "_call",
-        "_local",
-        "_outcome",
-        "_transaction",
-        "attempt",
-        "config",
-        "deadline",
-        "domain",
-        "key",
-        "local",
-        "log",
-        "pipe",
-    )
+    __slots__ = ("__weakref__", "_call", "_domain", "_local", "_log", "_outcome", "_transaction")
 
-    domain: D  #: the shared state as a draft: read it, change it; all of it is committed at the end, or nothing
-    config: Any  #: the engine's configuration; nobody writes it
-    pipe: Any  #: the one value that the previous step returned
-    local: Local  #: private to this attempt; emptied at its end
-    log: logging.LoggerAdapter[logging.Logger]
-    attempt: int  #: counts executions of this call from 1
-    key: str  #: run, step, item and round; equal across attempts: an idempotency key for outside effects
-    deadline: float | None  #: when this attempt has to end, in the engine clock's seconds
     _call: Call | str  #: the process's name once it ended
     _outcome: Outcome
+    _domain: Any
     _transaction: Transaction | None
     _local: Local | None
+    _log: logging.LoggerAdapter[logging.Logger] | None
 
     def __init__(self, call: Call, outcome: Outcome) -> None:
         _set_call(self, call)
         _set_outcome(self, outcome)
+        _set_domain(self, None)
         _set_transaction(self, None)
         _set_local(self, None)
+        _set_log(self, None)
 
-    def __getattr__(self, name: str) -> Any:
-        make = _FIRST_USE.get(name)
-        if make is None:
-            known = ", ".join(sorted({*_FIRST_USE, "emit", "report", "resource", "send"}))
-            raise AttributeError(f"ctx has no {name!r}; it has {known}.")
-        value = make(self, self._open(name))
-        if name != "pipe":  # never kept: the engine lets it go at the end of the step
-            _SLOTS[name](self, value)
-        return value
+    # --- the four scopes ---
+
+    @property
+    def domain(self) -> D:
+        """The shared state as a draft: read it, change it; all of it is committed at the end, or nothing."""
+        domain = self._domain
+        return self._open_domain() if domain is None else domain  # type: ignore[no-any-return]
+
+    @property
+    def config(self) -> Any:
+        """The engine's configuration, read-only: it never changes."""
+        return self._open("config").config
+
+    @property
+    def pipe(self) -> Any:
+        """The one value that the previous step returned."""
+        return self._open("pipe").pipe
+
+    @property
+    def local(self) -> Local:
+        """Private to this attempt; closed and emptied at its end."""
+        local = self._local
+        if local is None:
+            process = self._open("local").process
+            local = Local(process.name, is_async=process.is_async)
+            _set_local(self, local)
+        return local
+
+    # --- this call ---
+
+    @property
+    def attempt(self) -> int:
+        """Counts executions of this call from 1."""
+        return self._open("attempt").attempt
+
+    @property
+    def key(self) -> str:
+        """Run, step, item and round; equal across attempts: an idempotency key for outside effects."""
+        return str(self._open("key").key)
+
+    @property
+    def deadline(self) -> float | None:
+        """When this attempt has to end, in the engine clock's seconds; None without ``timeout=``."""
+        return self._open("deadline").deadline
+
+    @property
+    def log(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger named after the process; its records know process, attempt and key."""
+        log = self._log
+        if log is None:
+            call = self._open("log")
+            # Bare names such as "process" are taken: a log record has its own.
+            extra = {"theus_process": call.process.name, "theus_attempt": call.attempt, "theus_key": str(call.key)}
+            log = logging.LoggerAdapter(logging.getLogger(f"theus.process.{call.process.name}"), extra)
+            _set_log(self, log)
+        return log
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"ctx has no {name!r}; it has {', '.join(sorted(_names()))}.")
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         if name == "domain":
             raise AttributeError("ctx.domain cannot be replaced: write its fields, ctx.domain.name = value.")
-        known = name in _FIRST_USE
-        raise AttributeError(
-            f"ctx.{name} cannot be set: it is given by the engine." if known else f"ctx has no {name!r}: keep it in ctx.local."
-        )
+        if name in _names():
+            raise AttributeError(f"ctx.{name} cannot be set: it is given by the engine.")
+        raise AttributeError(f"ctx has no {name!r}: keep it in ctx.local.")
 
     def __repr__(self) -> str:
         call = self._call
@@ -134,6 +167,51 @@ class Context(Generic[D]):
         outcome = self._outcome
         outcome.messages = [*outcome.messages, (process, given)]
 
+    def once(self, key: str, function: Callable[..., Any], /, *args: Any) -> Any:
+        """Run ``function(*args)`` once in this call and keep its result across attempts: ask the model once, charge once.
+
+        In a ``def`` it gives the result. In an ``async def`` it gives an awaitable; a ``def`` function runs off the loop.
+        A function that raises keeps nothing and is run again. Outside effects stay as certain as they are: if the
+        program dies between the effect and its return, it may happen again.
+
+        Args:
+            key: names the result within this call.
+        """
+        call = self._open("once")
+        if call.kept is None:
+            call.kept = {}
+        if call.process.is_async:
+            return self._once(call, call.kept, key, function, args)
+        if key not in call.kept:
+            if inspect.iscoroutinefunction(function):
+                raise DefinitionError(
+                    f"ctx.once({key!r}, ...) in process {call.process.name!r}, a def, cannot wait for the async def "
+                    f"{function.__name__!r}: make the process async def, or give a def."
+                )
+            call.kept[key] = detach(function(*args))
+        return call.kept[key]
+
+    async def _once(
+        self, call: Call, kept: dict[str, Any], key: str, function: Callable[..., Any], args: tuple[Any, ...]
+    ) -> Any:
+        while isinstance(running := kept.get(key), _Running):  # another task of this call asked for it just before
+            await running.end.wait()
+        if key not in kept:
+            import asyncio
+
+            kept[key] = running = _Running(asyncio.Event())
+            try:
+                if inspect.iscoroutinefunction(function):
+                    result = await function(*args)
+                else:
+                    result = await call.host.off_loop(function, *args)
+                kept[key] = detach(result)
+            finally:
+                if kept[key] is running:
+                    del kept[key]
+                running.end.set()
+        return kept[key]
+
     def resource(self, name: str) -> Any:
         """The engine's resource of that name: one instance for each engine and loop, and for each worker process.
 
@@ -141,6 +219,35 @@ class Context(Generic[D]):
             DefinitionError: the engine has no resource of that name.
         """
         return self._open("resource").host.resource(name)
+
+    def _open_domain(self) -> D:
+        call = self._open("domain")
+        process = call.process
+        if call.snapshot is None:
+            raise ScopeError(
+                f"process {process.name!r} uses ctx.domain, but the engine was made without one: Engine(Shop(), ...).",
+                scope="domain",
+                process=process.name,
+            )
+        if process.is_source:
+            raise ScopeError(
+                f"process {process.name!r} is a generator, a source of items, and may not touch ctx.domain: "
+                "it stays open over many commits. Read the domain in a step before it and pass the value on.",
+                scope="domain",
+                process=process.name,
+            )
+        transaction = self._transaction
+        if transaction is None:
+            violations: list[ContractError] | None = None
+            if not call.strict:
+                self._outcome.violations = violations = []
+            transaction = Transaction(
+                call.snapshot, process=process.name, grant=grant_of(call), violations=violations
+            )
+            _set_transaction(self, transaction)
+        domain: D = transaction.domain
+        _set_domain(self, domain)
+        return domain
 
     # --- for the engine ---
 
@@ -192,26 +299,11 @@ class Context(Generic[D]):
                 self._transaction.close()
 
 
-def _open_domain(context: Context[Any], call: Call) -> Any:
-    process = call.process
-    if call.snapshot is None:
-        raise ScopeError(
-            f"process {process.name!r} uses ctx.domain, but the engine was made without one: Engine(Shop(), ...).",
-            scope="domain",
-            process=process.name,
-        )
-    if process.is_source:
-        raise ScopeError(
-            f"process {process.name!r} is a generator, a source of items, and may not touch ctx.domain: "
-            "it stays open over many commits. Read the domain in a step before it and pass the value on.",
-            scope="domain",
-            process=process.name,
-        )
-    transaction = context._transaction
-    if transaction is None:
-        transaction = Transaction(call.snapshot, process=process.name, grant=grant_of(call))
-        _set_transaction(context, transaction)
-    return transaction.domain
+class _Running:
+    """The place of a result that is on its way."""
+
+    def __init__(self, end: asyncio.Event) -> None:
+        self.end = end
 
 
 def grant_of(call: Call) -> Grant | None:
@@ -220,30 +312,14 @@ def grant_of(call: Call) -> Grant | None:
     return contract.grant(call.process.arguments(call.args, call.kwargs)) if contract.declared else None
 
 
-def _open_local(context: Context[Any], call: Call) -> Local:
-    local = Local(call.process.name, is_async=call.process.is_async)
-    _set_local(context, local)
-    return local
+def _names() -> set[str]:
+    hidden = {"check_nested_run", "close", "hand_over", "host", "join"}
+    return {name for name in vars(Context) if not name.startswith("_")} - hidden
 
 
-def _log(context: Context[Any], call: Call) -> logging.LoggerAdapter[logging.Logger]:
-    # Bare names such as "process" are taken: a log record has its own.
-    extra = {"theus_process": call.process.name, "theus_attempt": call.attempt, "theus_key": str(call.key)}
-    return logging.LoggerAdapter(logging.getLogger(f"theus.process.{call.process.name}"), extra)
-
-
-_FIRST_USE: dict[str, Callable[[Context[Any], Call], Any]] = {
-    "domain": _open_domain,
-    "local": _open_local,
-    "log": _log,
-    "config": lambda context, call: call.config,
-    "pipe": lambda context, call: call.pipe,
-    "attempt": lambda context, call: call.attempt,
-    "key": lambda context, call: str(call.key),
-    "deadline": lambda context, call: call.deadline,
-}
-_SLOTS: dict[str, Callable[[Any, Any], None]] = {name: Context.__dict__[name].__set__ for name in _FIRST_USE}
 _set_call = Context.__dict__["_call"].__set__
 _set_outcome = Context.__dict__["_outcome"].__set__
+_set_domain = Context.__dict__["_domain"].__set__
 _set_transaction = Context.__dict__["_transaction"].__set__
 _set_local = Context.__dict__["_local"].__set__
+_set_log = Context.__dict__["_log"].__set__

@@ -480,6 +480,11 @@ class Engine(Generic[D]):
         """The same for every process that ran so far."""
         return Explanation(tuple(self._explain(profile.process) for profile in list(self._profiles.values())))
 
+    def contracts(self) -> str:
+        """Contracts for the processes that ran with ``Engine(strict=False)``, from what they touched: source text to paste."""
+        lines = [profile.touched.proposal(profile.process) for profile in list(self._profiles.values())]
+        return "\n".join(line for line in lines if line)
+
     def _explain(self, process: Process[Any, Any]) -> Explained:
         profile = self.profile(process)
         return profile.explain(place(process, blocking=False, debug=self.debug))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from theus.proposal import Touched
+
 if TYPE_CHECKING:
     from theus.errors import Path
     from theus.placement import Placement
@@ -30,6 +32,7 @@ class Profile:
     cpu: float = 0.0
     cpu_calls: int = 0  #: how many calls the CPU time was measured for
     cpu_wall: float = 0.0  #: the wall time of those
+    touched: Touched = field(default_factory=Touched)  #: filled only by an engine with ``strict=False``
     heat: float = 0.0  #: 1 after a conflict; cools while nobody queues behind it
     hot: frozenset[Path] = frozenset()  #: the contended paths
     places: set[str] = field(default_factory=set)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from theus.errors import ContractError
     from theus.processes import Process
     from theus.state.access import Ops, Reads
     from theus.state.snapshot import Snapshot
@@ -86,6 +87,9 @@ class Host(Protocol):
     def resource(self, name: str) -> Any:
         """The shared instance of a resource for this loop or worker process."""
 
+    async def off_loop(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run a blocking function beside the running loop."""
+
 
 @dataclass(slots=True)
 class Call:
@@ -102,6 +106,7 @@ class Call:
     deadline: float | None  #: when this attempt has to end, in the clock's seconds
     host: Host
     strict: bool = True  #: False: what breaks the contract is let through and reported
+    kept: dict[str, Any] | None = None  #: results of ``ctx.once``, from attempt to attempt
     holds_ticket: bool = False  #: others may be waiting for this call to end
     measure_cpu: bool = False  #: the thread's CPU clock costs 0.5 us a look, so short calls are sampled
 
@@ -120,6 +125,8 @@ class Outcome:
     wall: float = 0.0  #: seconds
     cpu: float | None = None  #: seconds of the thread's CPU; None: not measured this time
     place: str = ""  #: where exactly it ran: a thread's name, a worker's process id
+    violations: Sequence[ContractError] = ()  #: what broke the contract, if that is let through
+    kept: dict[str, Any] | None = None  #: results of ``ctx.once``
 
 
 class Environment(Protocol):
@@ -222,6 +229,15 @@ class CallConflicted(Event):
     attempt: int
     path: str
     author: str  #: the process that changed the path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContractBroken(Event):
+    """With ``Engine(strict=False)``: what would have been a ContractError."""
+
+    process: str
+    path: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,6 +55,7 @@ def execute(call: Call, *, measure_cpu: bool = False) -> Outcome:
         outcome.error = error
     finally:
         outcome.wall = perf_counter() - started
+        outcome.kept = call.kept
         if measure_cpu:
             outcome.cpu = thread_time() - cpu
         context.close()
@@ -90,6 +91,7 @@ async def execute_async(call: Call) -> Outcome:
         outcome.error = error
     finally:
         outcome.wall = perf_counter() - started
+        outcome.kept = call.kept
         context.close()
         current.reset(token)
     try:
@@ -125,6 +127,7 @@ def execute_message(call: Call, transaction: Transaction) -> Outcome:
         outcome.error = error
     finally:
         outcome.wall = perf_counter() - started
+        outcome.kept = call.kept
         context.close()
         current.reset(token)
     try:

@@ -10,7 +10,9 @@ import benchmarks
 
 
 def main() -> None:
-    names = sorted(module.name for module in pkgutil.iter_modules(benchmarks.__path__) if module.name.startswith("bench_"))
+    names = sorted(
+        module.name for module in pkgutil.iter_modules(benchmarks.__path__) if module.name.startswith("bench_")
+    )
     wanted = sys.argv[1:]
     print(f"Python {sys.version.split()[0]}, medians of interleaved rounds; machines differ, so read the ratios (x)")
     for name in names:

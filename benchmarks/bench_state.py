@@ -162,14 +162,25 @@ def inside(quick: bool) -> None:
     rows = [
         ("read a field again", [best(lambda: d.a, number, rounds), best(lambda: plain.a, number, rounds)]),
         ("read a field for the first time", [best(lambda: first(d), number, rounds), 0.0]),
-        ("write a field", [best(lambda: setattr(d, "c", 1.0), number, rounds), best(lambda: setattr(plain, "c", 1.0), number, rounds)]),
+        (
+            "write a field",
+            [
+                best(lambda: setattr(d, "c", 1.0), number, rounds),
+                best(lambda: setattr(plain, "c", 1.0), number, rounds),
+            ],
+        ),
         ("d[k]", [best(lambda: big[5], number, rounds), best(lambda: pbig[5], number, rounds)]),
-        ("d[k] = v", [best(lambda: big.__setitem__(5, 1), number, rounds), best(lambda: pbig.__setitem__(5, 1), number, rounds)]),
+        (
+            "d[k] = v",
+            [best(lambda: big.__setitem__(5, 1), number, rounds), best(lambda: pbig.__setitem__(5, 1), number, rounds)],
+        ),
         ("users[k].name", [best(lambda: user.name, number, rounds), best(lambda: puser.name, number, rounds)]),
         ("10,000 keys one by one, ms", [best(fresh, 1, rounds) / 1e3, best(lambda: each(pbig), 1, rounds) / 1e3]),
     ]
     log = d.log
-    rows.append(("append", [best(lambda: log.append("x"), number, rounds), best(lambda: plain.log.append("x"), number, rounds)]))
+    rows.append(
+        ("append", [best(lambda: log.append("x"), number, rounds), best(lambda: plain.log.append("x"), number, rounds)])
+    )
     tx.close()
     small = Head(make(10_000))
 
@@ -178,7 +189,12 @@ def inside(quick: bool) -> None:
         sum(value for _, value in other.domain.big.items())
         other.close()
 
-    rows.append(("items() of 10,000, ms", [best(items, 1, rounds) / 1e3, best(lambda: sum(v for _, v in pbig.items()), 1, rounds) / 1e3]))
+    rows.append(
+        (
+            "items() of 10,000, ms",
+            [best(items, 1, rounds) / 1e3, best(lambda: sum(v for _, v in pbig.items()), 1, rounds) / 1e3],
+        )
+    )
     table("one operation inside, us", ["draft", "plain"], rows)
 
 

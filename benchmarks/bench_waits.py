@@ -50,7 +50,9 @@ def main() -> None:
         asyncio.run(engine.arun(crawl, range(COUNT)))
         return (time.perf_counter() - started) * 1e3
 
-    figures = in_turns({"asyncio.gather": gather, "await engine.arun(each)": through_arun, "engine.run(each)": through_run})
+    figures = in_turns(
+        {"asyncio.gather": gather, "await engine.arun(each)": through_arun, "engine.run(each)": through_run}
+    )
     table(f"{COUNT:,} that wait {SECONDS} s each", figures, "asyncio.gather", "ms")
     engine.close()
     memory = {name: float(_in_own_process(name)) for name in ("asyncio", "theus")}

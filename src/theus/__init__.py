@@ -11,35 +11,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from theus.context import Context as Context
     from theus.engine import Engine as Engine
-    from theus.errors import CallTimeout as CallTimeout
-    from theus.errors import CommitUnknown as CommitUnknown
-    from theus.errors import ConflictError as ConflictError
-    from theus.errors import ContractError as ContractError
-    from theus.errors import DefinitionError as DefinitionError
-    from theus.errors import EnvironmentBroken as EnvironmentBroken
-    from theus.errors import InvariantViolated as InvariantViolated
-    from theus.errors import LimitExceeded as LimitExceeded
-    from theus.errors import NotStorable as NotStorable
-    from theus.errors import NotTransferable as NotTransferable
-    from theus.errors import Overloaded as Overloaded
-    from theus.errors import RunFenced as RunFenced
-    from theus.errors import ScopeError as ScopeError
-    from theus.errors import StoreError as StoreError
-    from theus.errors import StoreUnavailable as StoreUnavailable
-    from theus.errors import TheusError as TheusError
-    from theus.errors import WorkflowChanged as WorkflowChanged
-    from theus.workflow import Workflow as Workflow
-    from theus.workflow import branch as branch
-    from theus.workflow import each as each
-    from theus.workflow import flow as flow
-    from theus.workflow import parallel as parallel
-    from theus.workflow import repeat as repeat
-    from theus.processes import Process as Process
-    from theus.processes import Step as Step
-    from theus.processes import process as process
+    from theus.errors import (
+        CallTimeout as CallTimeout,
+        CommitUnknown as CommitUnknown,
+        ConflictError as ConflictError,
+        ContractError as ContractError,
+        DefinitionError as DefinitionError,
+        EnvironmentBroken as EnvironmentBroken,
+        InvariantViolated as InvariantViolated,
+        LimitExceeded as LimitExceeded,
+        NotStorable as NotStorable,
+        NotTransferable as NotTransferable,
+        Overloaded as Overloaded,
+        RunFenced as RunFenced,
+        ScopeError as ScopeError,
+        StoreError as StoreError,
+        StoreUnavailable as StoreUnavailable,
+        TheusError as TheusError,
+        WorkflowChanged as WorkflowChanged,
+    )
+    from theus.processes import Process as Process, Step as Step, process as process
     from theus.run import Run as Run
     from theus.state.fields import Tally as Tally
     from theus.state.values import plain as plain
+    from theus.workflow import (
+        Workflow as Workflow,
+        branch as branch,
+        each as each,
+        flow as flow,
+        parallel as parallel,
+        repeat as repeat,
+    )
 
 _HOMES = {
     "context": ("Context",),

@@ -24,11 +24,10 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-
 from theus.environments.runner import execute, execute_message, open_source
 from theus.errors import CallTimeout, EnvironmentBroken, InvariantViolated, NotTransferable, Path
-from theus.workflow import Branch, Each, Repeat
 from theus.nature import SAMPLE
+from theus.portal import Exiting
 from theus.processes import Process
 from theus.protocols import (
     Call,
@@ -37,6 +36,7 @@ from theus.protocols import (
     CallRetried,
     CallStarted,
     Commit,
+    Committed,
     Conflict,
     ContractBroken,
     EachStarted,
@@ -47,9 +47,9 @@ from theus.protocols import (
     StateCommitted,
 )
 from theus.schedule import NOTHING, Position
-from theus.portal import Exiting
 from theus.state.access import show
 from theus.tickets import Ticket, touched
+from theus.workflow import Branch, Each, Repeat
 
 if TYPE_CHECKING:
     from theus.engine import Engine
@@ -126,7 +126,11 @@ class Attempts:
         profile = engine.profile(process)
         placement = profile.placements.get(run.blocking) or engine.place(profile, process, blocking=run.blocking)
         environment = engine.environments.get(placement.environment) or engine.environment(placement.environment)
-        ticket = self._first_ticket(process, args, kwargs, profile) if profile.heat > HOT or process.contract.exclusive else None
+        ticket = (
+            self._first_ticket(process, args, kwargs, profile)
+            if profile.heat > HOT or process.contract.exclusive
+            else None
+        )
         attempt = failures = 0
         kept: dict[str, Any] | None = None
         try:
@@ -182,7 +186,7 @@ class Attempts:
                 profile.heat *= COOLING
 
     async def _pause(self, call: Call, failures: int, error: BaseException) -> None:
-        delay = random.uniform(0, min(LONGEST_DELAY, FIRST_DELAY * 2**failures))  # noqa: S311 - jitter, not a secret
+        delay = random.uniform(0, min(LONGEST_DELAY, FIRST_DELAY * 2**failures))
         if self.listening:
             self._tell_retry(call, delay, error)
         await self.sleep(delay)
@@ -276,7 +280,9 @@ class Attempts:
         store = engine.store
         snapshot = None if store is None else store.snapshot
         deadline = None if process.timeout is None else engine.clock.now() + process.timeout
-        return Call(process, args, kwargs, snapshot, engine.config, pipe, attempt, position, deadline, self, engine.strict)
+        return Call(
+            process, args, kwargs, snapshot, engine.config, pipe, attempt, position, deadline, self, engine.strict
+        )
 
     # --- the commit ---
 
@@ -307,7 +313,9 @@ class Attempts:
 
         def complete(transaction: Transaction) -> None:
             for process, arguments in outcome.messages:
-                answer = execute_message(self._call(process, (), arguments, None, call.attempt, call.key), transaction)
+                answer = execute_message(
+                    self._call(process, (), arguments, None, call.attempt, Position(None, call.key)), transaction
+                )
                 if answer.error is not None:
                     raise answer.error
             self._check_invariants(transaction)
@@ -344,7 +352,8 @@ class Attempts:
             name = getattr(invariant, "__name__", repr(invariant))
             if not invariant(transaction.view()):
                 raise InvariantViolated(
-                    f"the commit was refused: it would break the invariant {name!r}. Nothing was changed.", invariant=name
+                    f"the commit was refused: it would break the invariant {name!r}. Nothing was changed.",
+                    invariant=name,
                 )
 
     def _deliver(self, call: Call, outcome: Outcome) -> None:
@@ -396,11 +405,15 @@ class Attempts:
             )
         )
 
-    def _tell_commit(self, call: Call, committed: Any, seconds: float) -> None:
+    def _tell_commit(self, call: Call, committed: Committed, seconds: float) -> None:
         paths = tuple(dict.fromkeys(show(op[1]) for op in committed.ops))
         self.tell(
             StateCommitted(
-                **self._where(call.key), process=call.process.name, version=committed.version, paths=paths, seconds=seconds
+                **self._where(call.key),
+                process=call.process.name,
+                version=committed.version,
+                paths=paths,
+                seconds=seconds,
             )
         )
 
@@ -436,5 +449,3 @@ def _note(error: BaseException, call: Call, placement: Placement) -> None:
     notes[:] = [note for note in notes if not note.startswith(NOTE)]
     again = f", attempt {call.attempt}" if call.attempt > 1 else ""
     error.add_note(f"{NOTE}{call.process.name!r}, call {call.key}{again}, run {placement.environment}")
-
-

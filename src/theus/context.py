@@ -57,7 +57,7 @@ class Context(Generic[D]):
     def domain(self) -> D:
         """The shared state as a draft: read it, change it; all of it is committed at the end, or nothing."""
         domain = self._domain
-        return self._open_domain() if domain is None else domain  # type: ignore[no-any-return]
+        return self._open_domain() if domain is None else domain
 
     @property
     def config(self) -> Any:
@@ -241,9 +241,7 @@ class Context(Generic[D]):
             violations: list[ContractError] | None = None
             if not call.strict:
                 self._outcome.violations = violations = []
-            transaction = Transaction(
-                call.snapshot, process=process.name, grant=grant_of(call), violations=violations
-            )
+            transaction = Transaction(call.snapshot, process=process.name, grant=grant_of(call), violations=violations)
             _set_transaction(self, transaction)
         domain: D = transaction.domain
         _set_domain(self, domain)
@@ -294,7 +292,9 @@ class Context(Generic[D]):
         call = self._call
         if not isinstance(call, str):
             _set_call(self, call.process.name)
-            _set_outcome(self, None)  # or error -> traceback -> body's frame -> ctx -> outcome -> error would be a cycle
+            _set_outcome(
+                self, None
+            )  # or error -> traceback -> body's frame -> ctx -> outcome -> error would be a cycle
             if self._transaction is not None:
                 self._transaction.close()
 

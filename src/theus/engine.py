@@ -29,7 +29,6 @@ from theus.environments.inline import InlineEnvironment
 from theus.environments.loop import LoopEnvironment
 from theus.environments.thread import ThreadEnvironment
 from theus.errors import DefinitionError, NotTransferable, Overloaded, ScopeError
-from theus.workflow import Each, Parallel, Workflow, as_step, check_start, leaves
 from theus.nature import Explained, Explanation, Profile
 from theus.placement import Placement, place
 from theus.portal import Exiting, Portal
@@ -37,12 +36,13 @@ from theus.processes import Process, Step
 from theus.protocols import Clock, Environment, Event, Observer, RunEnded, RunStarted, Store
 from theus.resources import Resources
 from theus.run import EventStream, Run, Stream, spawn_here
-from theus.scope import forget_frames
 from theus.schedule import NOTHING, Position, walk
+from theus.scope import forget_frames
 from theus.state.snapshot import Snapshot, readonly
 from theus.stores.memory import MemoryStore
 from theus.tickets import Tickets
 from theus.transaction_block import TransactionBlock
+from theus.workflow import Each, Parallel, Workflow, as_step, check_start, leaves
 
 if TYPE_CHECKING:
     from theus.workflow import Plain
@@ -138,12 +138,16 @@ class Engine(Generic[D]):
         domain: object,
     ) -> None:
         if isinstance(domain, type):
-            raise DefinitionError(f"Engine takes an instance of the domain, not the class: Engine({domain.__name__}()).")
+            raise DefinitionError(
+                f"Engine takes an instance of the domain, not the class: Engine({domain.__name__}())."
+            )
         for name, number in (("workers", workers), ("max_pending", max_pending)):
             if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
                 raise DefinitionError(f"Engine({name}={number!r}): give a whole number from 1, or None.")
         if loop_factory is not None and not callable(loop_factory):
-            raise DefinitionError(f"Engine(loop_factory={loop_factory!r}): give a function that makes a loop, e.g. uvloop.new_event_loop.")
+            raise DefinitionError(
+                f"Engine(loop_factory={loop_factory!r}): give a function that makes a loop, e.g. uvloop.new_event_loop."
+            )
         for name, functions in (("invariants", invariants), ("observers", observers)):
             for function in functions:
                 if not callable(function):
@@ -152,10 +156,16 @@ class Engine(Generic[D]):
     # --- the doors ---
 
     @overload
-    def run(self, target: Step[I, O], /, *args: Any, run_id: str | None = None, progress: bool | None = None, **kwargs: Any) -> O: ...
+    def run(
+        self, target: Step[I, O], /, *args: Any, run_id: str | None = None, progress: bool | None = None, **kwargs: Any
+    ) -> O: ...
     @overload
-    def run(self, target: Plain, /, *args: Any, run_id: str | None = None, progress: bool | None = None, **kwargs: Any) -> Any: ...
-    def run(self, target: Any, /, *args: Any, run_id: str | None = None, progress: bool | None = None, **kwargs: Any) -> Any:
+    def run(
+        self, target: Plain, /, *args: Any, run_id: str | None = None, progress: bool | None = None, **kwargs: Any
+    ) -> Any: ...
+    def run(
+        self, target: Any, /, *args: Any, run_id: str | None = None, progress: bool | None = None, **kwargs: Any
+    ) -> Any:
         """Run a process, a workflow or a list of steps to its end, blocking; gives its result.
 
         Works from a script, a thread, a notebook cell and inside a running loop (which it blocks; ``await
@@ -290,7 +300,8 @@ class Engine(Generic[D]):
         pending = len(self._active)
         if self._max_pending is not None and pending >= self._max_pending:
             raise Overloaded(
-                f"the engine has {pending} runs in hand, as many as max_pending allows; try again later.", pending=pending
+                f"the engine has {pending} runs in hand, as many as max_pending allows; try again later.",
+                pending=pending,
             )
         run: Run[Any] = Run(step, self._token, next(self._numbers), run_id)
         run.blocking = blocking and plan.inline
@@ -307,7 +318,9 @@ class Engine(Generic[D]):
         if plan is None or plan.target is not target:
             step = as_step(target)
             if isinstance(step, Process) and step.is_method:
-                raise DefinitionError(f"process {step.name!r} is a method: run it from an instance, instance.{step.name}.")
+                raise DefinitionError(
+                    f"process {step.name!r} is a method: run it from an instance, instance.{step.name}."
+                )
             for process in leaves(step):
                 self._check_process(process)
             plan = _Plan(target, step, self._is_inline(step))
@@ -368,7 +381,9 @@ class Engine(Generic[D]):
                 shown = None if error is None else repr(error)
                 self.tell(
                     run,
-                    RunEnded(at=now, run_id=run.id, target=step.name, state=run.state, seconds=now - started, error=shown),
+                    RunEnded(
+                        at=now, run_id=run.id, target=step.name, state=run.state, seconds=now - started, error=shown
+                    ),
                 )
             if self._closed:
                 with self._ended:
@@ -522,7 +537,11 @@ class Engine(Generic[D]):
         await self.aclose()
 
     def __repr__(self) -> str:
-        state = "no domain" if self.store is None else f"{type(self.store.snapshot.root).__name__} at version {self.store.snapshot.version}"
+        state = (
+            "no domain"
+            if self.store is None
+            else f"{type(self.store.snapshot.root).__name__} at version {self.store.snapshot.version}"
+        )
         return f"<Engine: {state}, {len(self._active)} runs in hand{', closed' if self._closed else ''}>"
 
     def __reduce__(self) -> NoReturn:

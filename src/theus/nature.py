@@ -64,7 +64,9 @@ class Profile:
         """Its nature, in words: as declared, or as it looks by its signature and by what was measured."""
         process = self.process
         if process.nature is not None:
-            return {"io": "waits (declared)", "cpu": "computes (declared)", "state": "changes state (declared)"}[process.nature]
+            return {"io": "waits (declared)", "cpu": "computes (declared)", "state": "changes state (declared)"}[
+                process.nature
+            ]
         if process.is_async:
             return "waits (async def)"
         computes = self.computes
@@ -126,4 +128,7 @@ class Explanation:
             for row in self.rows
         ]
         widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
-        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in [head, *lines])
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in [head, *lines]
+        )

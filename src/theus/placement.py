@@ -32,7 +32,9 @@ def place(process: Process[Any, Any], *, blocking: bool, debug: bool) -> Placeme
         debug: the engine runs everything in order, in the caller's thread.
     """
     if debug:
-        return Placement("loop", "debug: in order") if process.is_async else Placement("inline", "debug: inline, in order")
+        return (
+            Placement("loop", "debug: in order") if process.is_async else Placement("inline", "debug: inline, in order")
+        )
     if process.environment is not None:
         return Placement(process.environment, f"environment={process.environment!r} was asked for")
     if process.nature == "state":
@@ -43,7 +45,9 @@ def place(process: Process[Any, Any], *, blocking: bool, debug: bool) -> Placeme
         return Placement("loop", "async def: waits, so on the event loop")
     if process.timeout is not None:
         if process.nature == "io":
-            return Placement("thread", "nature='io' with timeout=: waits, so in a thread, which is let go of when it is over")
+            return Placement(
+                "thread", "nature='io' with timeout=: waits, so in a thread, which is let go of when it is over"
+            )
         hindrance = cannot_travel(process.fn)
         if hindrance is None:
             return Placement("worker", "def with timeout=: only a worker process can be stopped whatever it does")
@@ -53,7 +57,8 @@ def place(process: Process[Any, Any], *, blocking: bool, debug: bool) -> Placeme
     return Placement("thread", "def that may wait: off the loop, in a thread")
 
 
-IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, range, Enum, types.ModuleType, type, Process)
+FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type, Process)
+IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, range, Enum, *FUNCTIONS)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -65,7 +70,9 @@ def cannot_travel(fn: Any) -> str | None:
     would lose data.
     """
     while isinstance(fn, functools.partial):
-        hindrance = next((_mutable(v, "argument of the partial") for v in (*fn.args, *fn.keywords.values()) if _mutable(v, "")), None)
+        hindrance = next(
+            (_mutable(v, "argument of the partial") for v in (*fn.args, *fn.keywords.values()) if _mutable(v, "")), None
+        )
         if hindrance:
             return hindrance
         fn = fn.func
@@ -98,7 +105,7 @@ def _global_names(code: types.CodeType) -> set[str]:
 
 
 def _mutable(value: Any, what: str) -> str | None:
-    if isinstance(value, IMMUTABLE) or isinstance(value, (types.FunctionType, types.BuiltinFunctionType)):
+    if isinstance(value, IMMUTABLE):
         return None
     if isinstance(value, (tuple, frozenset)):
         return next((hindrance for item in value if (hindrance := _mutable(item, what))), None)

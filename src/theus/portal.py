@@ -44,7 +44,9 @@ class Portal:
             if self._loop is None:
                 started = threading.Event()
                 loop = self._factory()
-                self._thread = threading.Thread(target=self._serve, args=(loop, started), name="theus-loop", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._serve, args=(loop, started), name="theus-loop", daemon=True
+                )
                 self._thread.start()
                 started.wait()
                 self._loop = loop
@@ -59,7 +61,7 @@ class Portal:
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
 
-    def spawn(self, work: Coroutine[Any, Any, T]) -> tuple[concurrent.futures.Future[T], Callable[[], None]]:
+    def spawn(self, work: Coroutine[Any, Any, T]) -> tuple[concurrent.futures.Future[T], Callable[[], object]]:
         """Start a coroutine on the loop, with the caller's context variables; gives its future and how to cancel it.
 
         Unlike ``run_coroutine_threadsafe``'s, the future ends only when the task has: a cancelled run has closed
@@ -74,7 +76,7 @@ class Portal:
             tasks[0].add_done_callback(functools.partial(settle, answer))
 
         def cancel() -> None:
-            loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+            loop.call_soon_threadsafe(lambda: tasks[0].cancel())  # noqa: PLW0108 - the task is made later, on the loop
 
         loop.call_soon_threadsafe(start, context=copy_context())
         return answer, cancel

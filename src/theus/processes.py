@@ -103,7 +103,9 @@ class Process(Step[In, Out]):
         if isinstance(fn, (staticmethod, classmethod)):
             raise DefinitionError(f"@process stands inside @{type(fn).__name__}; swap them: @process goes next to def.")
         if isinstance(fn, type) or not callable(fn):
-            raise DefinitionError(f"a process is made from a function; {fn!r} is {'a class' if isinstance(fn, type) else 'not callable'}.")
+            raise DefinitionError(
+                f"a process is made from a function; {fn!r} is {'a class' if isinstance(fn, type) else 'not callable'}."
+            )
         self.fn = fn
         self.name = _name(fn)
         self._read_signature()
@@ -166,7 +168,9 @@ class Process(Step[In, Out]):
             return DefinitionError(f"process {self.name!r}: {option}={value!r} is not {accepted}.")
 
         if nature is not None and nature not in NATURES:
-            raise refuse("nature", nature, "one of " + ", ".join(map(repr, NATURES)) + " or None (found out by the engine)")
+            raise refuse(
+                "nature", nature, "one of " + ", ".join(map(repr, NATURES)) + " or None (found out by the engine)"
+            )
         if environment is not None and environment not in ENVIRONMENTS:
             raise refuse("environment", environment, "one of " + ", ".join(map(repr, ENVIRONMENTS)))
         if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
@@ -338,7 +342,11 @@ def _is_context(parameter: inspect.Parameter) -> bool:
     if parameter.name == "ctx":
         return True
     annotation = parameter.annotation
-    text = annotation if isinstance(annotation, str) else getattr(getattr(annotation, "__origin__", annotation), "__name__", "")
+    text = (
+        annotation
+        if isinstance(annotation, str)
+        else getattr(getattr(annotation, "__origin__", annotation), "__name__", "")
+    )
     return str(text).split("[")[0].split(".")[-1] == "Context"
 
 
@@ -452,7 +460,9 @@ def _process(fn: Any = None, /, **options: Any) -> Any:
     unknown = set(options) - set(_OPTIONS)
     if unknown:
         name = sorted(unknown)[0]
-        renamed = {"inputs": "reads", "outputs": "writes"}.get(name) or next(iter(difflib.get_close_matches(name, _OPTIONS, 1)), None)
+        renamed = {"inputs": "reads", "outputs": "writes"}.get(name) or next(
+            iter(difflib.get_close_matches(name, _OPTIONS, 1)), None
+        )
         hint = f" Write {renamed}= instead." if renamed else f" It takes {', '.join(_OPTIONS)}."
         raise DefinitionError(f"@process has no option {name}=.{hint}")
     if fn is None:

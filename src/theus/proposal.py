@@ -54,7 +54,9 @@ class Touched:
         """One line of source, or nothing if the process never touched the domain."""
         if not self._reads and not self._writes:
             return ""
-        options = [f"{name}={_patterns(tree)!r}" for name, tree in (("reads", self._reads), ("writes", self._writes)) if tree]
+        options = [
+            f"{name}={_patterns(tree)!r}" for name, tree in (("reads", self._reads), ("writes", self._writes)) if tree
+        ]
         return f"@process({', '.join(options)})  # {process.name}, {self.calls} calls seen"
 
 

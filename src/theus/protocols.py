@@ -175,11 +175,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Event):
+    """A run begins."""
+
     target: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnded(Event):
+    """A run has ended, however it did."""
+
     target: str
     state: str  #: "done", "failed" or "cancelled"
     seconds: float
@@ -196,6 +200,8 @@ class EachStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallStarted(Event):
+    """One attempt of a call begins."""
+
     process: str
     attempt: int
     environment: str
@@ -217,6 +223,8 @@ class CallEnded(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallRetried(Event):
+    """An attempt failed and another will be made."""
+
     process: str
     attempt: int  #: the attempt that failed
     delay: float  #: seconds until the next
@@ -225,6 +233,8 @@ class CallRetried(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallConflicted(Event):
+    """Something that the attempt had read was changed meanwhile; the body runs again."""
+
     process: str
     attempt: int
     path: str
@@ -242,6 +252,8 @@ class ContractBroken(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateCommitted(Event):
+    """A call changed the state."""
+
     process: str
     version: Version
     paths: tuple[str, ...]
@@ -268,6 +280,8 @@ class Emitted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLost(Event):
+    """A worker process died while it ran a call."""
+
     process: str  #: what it was running
     environment: str
     exit_code: int | None

@@ -42,7 +42,9 @@ class Resources:
                 if factory is None:
                     close = difflib.get_close_matches(name, self.factories, 1)
                     known = f" Did you mean {close[0]!r}?" if close else f" It has {sorted(self.factories) or 'none'}."
-                    raise DefinitionError(f"the engine has no resource {name!r}.{known} Give it: Engine(resources={{{name!r}: make}}).")
+                    raise DefinitionError(
+                        f"the engine has no resource {name!r}.{known} Give it: Engine(resources={{{name!r}: make}})."
+                    )
                 self._made[key] = factory()
             return self._made[key]
 

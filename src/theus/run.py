@@ -28,7 +28,18 @@ class Run(Generic[T]):
     ``run.state`` is ``"running"``, ``"done"``, ``"failed"`` or ``"cancelled"``.
     """
 
-    __slots__ = ("__weakref__", "_answer", "_cancel", "_number", "_token", "blocking", "listeners", "state", "step", "task")
+    __slots__ = (
+        "__weakref__",
+        "_answer",
+        "_cancel",
+        "_number",
+        "_token",
+        "blocking",
+        "listeners",
+        "state",
+        "step",
+        "task",
+    )
 
     def __init__(self, step: Step[Any, Any], token: str, number: int, run_id: str | None = None) -> None:
         self.step = step
@@ -39,7 +50,7 @@ class Run(Generic[T]):
         self._token = token if run_id is None else run_id
         self._number = number if run_id is None else None
         self._answer: concurrent.futures.Future[T] | None = None
-        self._cancel: Callable[[], None] | None = None
+        self._cancel: Callable[[], object] | None = None
 
     @property
     def id(self) -> str:
@@ -106,7 +117,7 @@ class Run(Generic[T]):
         """End ``stream`` when this run has ended, however it does."""
         self._followed().add_done_callback(lambda _: stream.end())
 
-    def follow(self, answer: concurrent.futures.Future[T], cancel: Callable[[], None]) -> None:
+    def follow(self, answer: concurrent.futures.Future[T], cancel: Callable[[], object]) -> None:
         """Know where the answer will be, and how to stop."""
         self._answer, self._cancel = answer, cancel
 
@@ -123,12 +134,12 @@ class Run(Generic[T]):
 
 def spawn_here(
     loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]
-) -> tuple[concurrent.futures.Future[T], Callable[[], None]]:
+) -> tuple[concurrent.futures.Future[T], Callable[[], object]]:
     """Start a coroutine on the running loop; gives a future that any thread can wait for, and how to cancel it."""
     answer: concurrent.futures.Future[T] = concurrent.futures.Future()
     task = loop.create_task(work)
     task.add_done_callback(functools.partial(settle, answer))
-    return answer, lambda: loop.call_soon_threadsafe(task.cancel) and None
+    return answer, lambda: loop.call_soon_threadsafe(task.cancel)
 
 
 class EventStream:
@@ -154,7 +165,7 @@ class EventStream:
         self._changed.notify_all()
         for loop, waker in self._wakers:
             try:
-                loop.call_soon_threadsafe(lambda waker=waker: None if waker.done() else waker.set_result(None))  # type: ignore[misc]
+                loop.call_soon_threadsafe(_wake, waker)
             except RuntimeError:  # that loop was closed: nobody reads there any more
                 pass
         self._wakers.clear()
@@ -172,19 +183,22 @@ class EventStream:
     async def __aiter__(self) -> AsyncIterator[Event]:
         loop = asyncio.get_running_loop()
         while True:
-            waker: asyncio.Future[None] | None = None
+            waker: asyncio.Future[None] = loop.create_future()
             with self._changed:
-                if self._events:
-                    event = self._events.popleft()
-                elif self._ended:
-                    return
-                else:
-                    waker = loop.create_future()
+                event = self._events.popleft() if self._events else None
+                if event is None:
+                    if self._ended:
+                        return
                     self._wakers.append((loop, waker))
-            if waker is not None:
+            if event is None:
                 await waker
             else:
                 yield event
+
+
+def _wake(waker: asyncio.Future[None]) -> None:
+    if not waker.done():
+        waker.set_result(None)
 
 
 class Stream:

@@ -11,13 +11,13 @@ Each function lets go of a value as soon as it handed it on: the pipe holds one 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sized
 from typing import Any, Protocol
 
 from theus.errors import LimitExceeded
-from theus.workflow import Branch, Each, Flow, Parallel, Repeat, Step
 from theus.processes import Process
 from theus.scope import forget_frames
+from theus.workflow import Branch, Each, Flow, Parallel, Repeat, Step
 
 SOURCE_LIMIT = 128  #: items in hand at a time when each(limit=None) pulls from a source of unknown length
 
@@ -153,7 +153,7 @@ def _items(node: Each[Any, Any], value: Any) -> tuple[Iterator[Any], int | None]
             f"each({node.steps[0].name}) takes the items of a list, tuple, set or generator, "
             f"but the step before it gave {type(value).__name__} {shown}."
         )
-    return iter(value), len(value) if hasattr(value, "__len__") else None
+    return iter(value), len(value) if isinstance(value, Sized) else None
 
 
 class _FanOut:

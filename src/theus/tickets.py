@@ -37,7 +37,7 @@ class Ticket:
 
     def __init__(self, desk: Tickets, paths: frozenset[Path], owner: str) -> None:
         self._desk = desk
-        self._wake: Callable[[], None] | None = None
+        self._wake: Callable[[], object] | None = None
         self.paths = paths
         self.owner = owner  #: the process that holds it
         self.ready = False
@@ -56,7 +56,7 @@ class Ticket:
                 if not waiter.done():
                     waiter.set_result(None)
 
-            if self._desk.call_when_ready(self, lambda: loop.call_soon_threadsafe(wake) and None):
+            if self._desk.call_when_ready(self, lambda: loop.call_soon_threadsafe(wake)):
                 await waiter
 
     def release(self) -> bool:
@@ -92,7 +92,7 @@ class Tickets:
             ticket.ready = first
         return ticket
 
-    def call_when_ready(self, ticket: Ticket, wake: Callable[[], None]) -> bool:
+    def call_when_ready(self, ticket: Ticket, wake: Callable[[], object]) -> bool:
         """Arrange for ``wake`` to be called once; False if the ticket is ready already."""
         with self._lock:
             if ticket.ready:

@@ -21,7 +21,9 @@ class User:
 
 @dataclass
 class Shop:
-    stock: dict[str, int] = field(default_factory=lambda: {"tea": 3, "coffee": 5, "cocoa": 1, "mate": 2, "black tea": 1})
+    stock: dict[str, int] = field(
+        default_factory=lambda: {"tea": 3, "coffee": 5, "cocoa": 1, "mate": 2, "black tea": 1}
+    )
     users: dict[str, User] = field(default_factory=lambda: {name: User(name) for name in "abcdef"})
     orders: list[str] = field(default_factory=list)
     total: int = 0

@@ -112,7 +112,7 @@ def test_a_blocking_call_on_the_engines_own_loop_is_refused(engine):
     async def nested(ctx):
         engine.run(place_later, sku="tea")
 
-    with pytest.raises(DefinitionError, match="await engine.arun"):
+    with pytest.raises(DefinitionError, match=r"await engine\.arun"):
         engine.run(nested)
 
 
@@ -130,7 +130,7 @@ def test_nested_run_after_a_write_is_refused(engine):
         ctx.domain.hits += 1
         engine.run(place, sku="tea")
 
-    with pytest.raises(ScopeError, match="other\\(ctx"):
+    with pytest.raises(ScopeError, match=r"other\(ctx"):
         engine.run(outer)
     assert engine.state.hits == 0
 

@@ -68,7 +68,18 @@ def test_a_process_stays_a_plain_function():
         (str, None),
         (abs, 5),
     ],
-    ids=["process", "lambda", "partial of a builtin", "partial", "method with ctx", "method", "plain method", "callable", "class", "builtin"],
+    ids=[
+        "process",
+        "lambda",
+        "partial of a builtin",
+        "partial",
+        "method with ctx",
+        "method",
+        "plain method",
+        "callable",
+        "class",
+        "builtin",
+    ],
 )
 def test_what_can_run(engine, target, result):
     if target is str:
@@ -151,7 +162,8 @@ def test_a_domain_that_cannot_be_one_says_what_can():
 
 
 @pytest.mark.parametrize(
-    "options", [{"workers": 0}, {"max_pending": "many"}, {"observers": [1]}, {"resources": {"http": 5}}, {"loop_factory": 3}]
+    "options",
+    [{"workers": 0}, {"max_pending": "many"}, {"observers": [1]}, {"resources": {"http": 5}}, {"loop_factory": 3}],
 )
 def test_engine_options_are_checked(options):
     with pytest.raises(DefinitionError):

@@ -153,7 +153,7 @@ def test_aenter_in_a_def_says_what_to_do():
     def work(ctx):
         ctx.local.aenter(None).send(None)
 
-    with Engine() as engine, pytest.raises(TypeError, match="ctx.local.enter"):
+    with Engine() as engine, pytest.raises(TypeError, match=r"ctx\.local\.enter"):
         engine.run(work)
 
 

@@ -39,7 +39,9 @@ def histories(count: int, places: list[str], seed: int) -> tuple[int, list[str]]
 
 
 @pytest.mark.parametrize(
-    "places", [["loop"], ["thread"], ["loop", "thread", "inline", "commit", "message"]], ids=["loop", "threads", "mixed"]
+    "places",
+    [["loop"], ["thread"], ["loop", "thread", "inline", "commit", "message"]],
+    ids=["loop", "threads", "mixed"],
 )
 def test_histories_are_serializable(places):
     conflicts, found = histories(120, places, seed=len(places))

@@ -145,10 +145,14 @@ def test_a_hundred_agents_stream_and_some_are_cancelled_midway(door):
 
 
 # rloop leaves the sockets with which it wakes itself to the garbage collector.
-RLOOP = pytest.param(rloop.new_event_loop, marks=pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
+RLOOP = pytest.param(
+    rloop.new_event_loop, marks=pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+)
 
 
-@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop, RLOOP], ids=["asyncio", "uvloop", "rloop"])
+@pytest.mark.parametrize(
+    "factory", [asyncio.new_event_loop, uvloop.new_event_loop, RLOOP], ids=["asyncio", "uvloop", "rloop"]
+)
 def test_any_asyncio_loop(factory):
     loops = set()
 

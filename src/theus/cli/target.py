@@ -85,7 +85,9 @@ def _load_module(name: str) -> ModuleType:
         if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
             raise  # something that it imports itself
     here = [path.stem for path in Path().glob("*.py")] + [path.parent.name for path in Path().glob("*/__init__.py")]
-    raise UsageError(f"there is no module {name!r}.{_hint(name, here)} A file is named with its ending: {name}.py") from None
+    raise UsageError(
+        f"there is no module {name!r}.{_hint(name, here)} A file is named with its ending: {name}.py"
+    ) from None
 
 
 def _load_file(text: str) -> ModuleType:

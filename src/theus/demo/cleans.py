@@ -167,7 +167,10 @@ def _flat(screen: Screen, steps: int) -> Engine[Any]:
         high - samples[0] < 10e6,
         f"memory moved by {(high - low) / 1e6:.1f} MB; kept, it would have grown by {steps * 2 * BYTES / 1e9:,.1f} GB",
     )
-    screen.claim(len(value) == BYTES, f"{steps:,} steps in {seconds:.2f} s: {seconds / steps * 1e6:.0f} µs each, temporaries included")
+    screen.claim(
+        len(value) == BYTES,
+        f"{steps:,} steps in {seconds:.2f} s: {seconds / steps * 1e6:.0f} µs each, temporaries included",
+    )
     before = memory()
     errors = engine.run(each(scopes.failing_step, on_error="collect"), [value] * (steps // 10))
     grown = memory() - before

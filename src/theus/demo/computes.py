@@ -14,7 +14,7 @@ from theus import Engine, flow, parallel
 from theus.demo import learn
 from theus.demo.crawl import Page
 from theus.demo.learn import MODELS, Library, typical, words_of
-from theus.demo.measure import Cores, Sampler, usable_cores
+from theus.demo.measure import Load, usable_cores
 from theus.demo.screen import Screen, lag_line, meter, progress
 from theus.demo.waits import Late, Watched, looking_at
 from theus.protocols import CallEnded, Event, Reported
@@ -40,44 +40,49 @@ def prove(screen: Screen, engine: Engine[Library], watched: Watched, pages: Sequ
 def _read(screen: Screen, engine: Engine[Library], watched: Watched, pages: Sequence[Page]) -> float:
     screen.part("Read and index the pages")
     screen.code(learn.index, learn.enter, "read_all = each(index)")
-    with Sampler(Cores()) as alone, screen.live(lambda: Group("one page after the other", _meters(alone))):
+    with Load() as alone, screen.live(lambda: Group("one page after the other", _meters(alone))):
         began = time.perf_counter()
         for page in pages:
             words_of(page.html)
         one = time.perf_counter() - began
     with (
         looking_at(engine) as lag,
-        Sampler(Cores()) as together,
+        Load() as together,
         screen.live(lambda: Group(progress(watched.runs), _meters(together), lag_line(lag))),
     ):
         began = time.perf_counter()
         engine.run(learn.read_all, pages)
         all_at_once = time.perf_counter() - began
-    _compare(screen, f"{len(pages)} pages", ("a plain loop, here", one, alone), ("engine.run(read_all, pages)", all_at_once, together))
+    _compare(
+        screen,
+        f"{len(pages)} pages",
+        ("a plain loop, here", one, alone),
+        ("engine.run(read_all, pages)", all_at_once, together),
+    )
     return lag.worst
 
 
-def _meters(sampler: Sampler) -> RenderableType:
-    return Group(*[meter(f"core {number}", part) for number, part in enumerate(sampler.last)])
+def _meters(load: Load) -> RenderableType:
+    return Group(*[meter(f"core {number}", part) for number, part in enumerate(load.now)])
 
 
-def _compare(
-    screen: Screen, what: str, before: tuple[str, float, Sampler], after: tuple[str, float, Sampler]
-) -> None:
+Measured = tuple[str, float, Load]  # what ran, for how many seconds, and how busy the cores were
+
+
+def _compare(screen: Screen, what: str, before: Measured, after: Measured) -> None:
     rows = []
-    for style, (name, seconds, sampler) in (("", before), ("bold green", after)):
-        busy = sampler.mean()
-        row = [name, Text(f"{seconds:.2f}", style), Text(f"{sum(busy):.2f}"), Text("  ".join(f"{part:.0%}" for part in busy), "dim")]
-        rows.append(row)
+    for style, (name, seconds, load) in (("", before), ("bold green", after)):
+        each = "  ".join(f"{part:4.0%}" for part in load.cores)
+        rows.append([name, Text(f"{seconds:.2f}", style), f"{sum(load.cores):.2f}", Text(each, "dim")])
     screen.table((what, ">seconds", ">cores busy", "each"), rows)
-    times = before[1] / after[1]
-    count = len(usable_cores())
-    if count > 1:
-        others = sum(before[2].mean()) - 1.0  # of what one process was the reason
-        doubt = f"other programs kept {others:.1f} cores busy" if others > 0.3 else ""
-        if before[1] < 0.5:
-            doubt = "too little work to tell"
-        screen.claim(times > 1 + 0.2 * (count - 1), f"{times:.1f} times faster on {count} cores", doubt=doubt)
+    count, times = len(usable_cores()), before[1] / after[1]
+    if count == 1:
+        return
+    others = max(before[2].others, after[2].others)
+    doubt = f"other programs kept {others:.1f} cores busy" if others > 0.25 else ""
+    if before[1] < 0.5:
+        doubt = "too little work to tell"
+    screen.claim(times > 1 + 0.2 * (count - 1), f"{times:.1f} times faster on {count} cores", doubt=doubt)
 
 
 # --- the models ------------------------------------------------------------------------------------------------------
@@ -103,7 +108,9 @@ class Trainings:
         table = Table.grid(padding=(0, 2))
         for model in MODELS:
             seconds = self.seconds.get(model)
-            done = "waits" if model not in self.where else "learns …" if seconds is None else f"[green]{seconds:.2f} s[/]"
+            done = (
+                "waits" if model not in self.where else "learns …" if seconds is None else f"[green]{seconds:.2f} s[/]"
+            )
             table.add_row(model, self.where.get(model, ""), done)
         return table
 
@@ -121,7 +128,7 @@ def _learn(screen: Screen, engine: Engine[Library], watched: Watched, effort: fl
     with looking_at(engine) as lag:
         for workflow in (flow(trainings), parallel(*trainings)):
             watched.closer = look = Trainings()
-            with Sampler(Cores()) as busy, screen.live(lambda: Group(look, _meters(busy), lag_line(lag))):  # noqa: B023
+            with Load() as busy, screen.live(lambda: Group(look, _meters(busy), lag_line(lag))):  # noqa: B023
                 began = time.perf_counter()
                 engine.run(workflow)
                 seconds.append(time.perf_counter() - began)

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 TICK = 0.001  #: seconds between two looks at a loop
 BUCKET = 0.05  #: seconds that one character of a sparkline stands for
@@ -47,58 +47,48 @@ class Lag:
         self._stopped = True
 
 
-class Sampler:
-    """Calls ``look`` a few times a second in a thread of its own, and keeps what it gave."""
+class Load:
+    """How busy the cores are while its block runs: now, on the whole, and with what is not ours."""
 
-    def __init__(self, look: Callable[[], Sequence[float]], seconds: float = 0.2) -> None:
-        self.seen: list[Sequence[float]] = []
-        self._look = look
+    def __init__(self, seconds: float = 0.2) -> None:
+        self.now: list[float] = []  #: how busy each usable core was of late, 0 to 1
+        self.cores: list[float] = []  #: how busy each was over the whole block
+        self.others = 0.0  #: how many cores other programs kept busy meanwhile
+        self._numbers = sorted(usable_cores())
         self._seconds = seconds
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def _run(self) -> None:
-        while not self._stop.wait(self._seconds):
-            self.seen.append(self._look())
-
-    def __enter__(self) -> Sampler:
-        self._look()
+    def __enter__(self) -> Load:
+        self._began, self._times, self._own = time.perf_counter(), _core_times(), _own_time()
         self._thread.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._stop.set()
         self._thread.join()
-        if not self.seen:
-            self.seen.append(self._look())
+        times = _core_times()
+        self.cores = self._between(self._times, times)
+        seconds = time.perf_counter() - self._began
+        self.others = max(0.0, sum(self.cores) - (_own_time() - self._own) / seconds)
 
-    @property
-    def last(self) -> Sequence[float]:
-        """The newest."""
-        return self.seen[-1] if self.seen else ()
+    def _watch(self) -> None:
+        before = self._times
+        while not self._stop.wait(self._seconds):
+            times = _core_times()
+            self.now = self._between(before, times)
+            before = times
 
-    def mean(self) -> list[float]:
-        """The mean of each number."""
-        return [sum(column) / len(column) for column in zip(*self.seen, strict=True)]
-
-
-class Cores:
-    """How busy each usable core was since the last look, 0 to 1: ``cores()``."""
-
-    def __init__(self) -> None:
-        self.numbers = sorted(usable_cores())
-        self._before = _core_times()
-
-    def __call__(self) -> list[float]:
-        before, now = self._before, _core_times()
-        self._before = now
+    def _between(self, before: CoreTimes, now: CoreTimes) -> list[float]:
         found = []
-        for number in self.numbers:
-            if number not in now or number not in before:
-                continue
-            busy, total = (new - old for new, old in zip(now[number], before[number], strict=True))
-            found.append(min(1.0, max(0.0, busy / total)) if total > 0 else 0.0)
+        for number in self._numbers:
+            (busy_then, total_then), (busy, total) = before.get(number, (0.0, 0.0)), now.get(number, (0.0, 0.0))
+            part = (busy - busy_then) / (total - total_then) if total > total_then else 0.0
+            found.append(min(1.0, max(0.0, part)))
         return found
+
+
+CoreTimes = dict[int, tuple[float, float]]  # core -> busy and total seconds since the machine's start
 
 
 def usable_cores() -> set[int]:
@@ -108,14 +98,28 @@ def usable_cores() -> set[int]:
     return set(range(os.cpu_count() or 1))
 
 
-def _core_times() -> dict[int, tuple[float, float]]:
-    """Core -> busy and total time since the machine's start."""
+def _core_times() -> CoreTimes:
     import psutil
 
     found = {}
     for number, times in enumerate(psutil.cpu_times(percpu=True)):
         total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
         found[number] = (total - times.idle - getattr(times, "iowait", 0.0), total)
+    return found
+
+
+def _own_time() -> float:
+    """CPU seconds of this process and of all that it started."""
+    import psutil
+
+    here = psutil.Process()
+    found = 0.0
+    for process in (here, *here.children(recursive=True)):
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        found += times.user + times.system
     return found
 
 

@@ -98,9 +98,7 @@ class Screen:
         table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
         for column in columns:
             is_number = column.startswith(">")
-            table.add_column(
-                column.lstrip(">"), justify="right" if is_number else "left", no_wrap=is_number
-            )
+            table.add_column(column.lstrip(">"), justify="right" if is_number else "left", no_wrap=is_number)
         for row in rows:
             table.add_row(*row)
         self.gap()
@@ -117,7 +115,10 @@ class Screen:
             return
         with Live(
             # The cursor rests on an empty line: an echoed ^C must not break a full one.
-            get_renderable=lambda: Group(Padding(draw(), (0, 2)), ""), console=self.console, refresh_per_second=10, transient=True
+            get_renderable=lambda: Group(Padding(draw(), (0, 2)), ""),
+            console=self.console,
+            refresh_per_second=10,
+            transient=True,
         ):
             yield
 

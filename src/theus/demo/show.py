@@ -33,7 +33,7 @@ class Size:
     steps: int  #: with a temporary and a pipe value of 100 KB each
 
 
-FULL = Size(pages=100, fast=0.2, slow=1.0, effort=1.0, steps=20_000)
+FULL = Size(pages=100, fast=0.2, slow=1.0, effort=1.0, steps=50_000)
 QUICK = Size(pages=20, fast=0.02, slow=0.1, effort=0.1, steps=2_000)
 
 
@@ -44,19 +44,27 @@ def main(parts: Sequence[str] = PARTS, *, quick: bool = False, console: Console 
     began = time.perf_counter()
     cores = len(usable_cores())
     screen.console.print(
-        Rule(f"[bold]Theus {__version__}[/] on Python {platform.python_version()}, {platform.system()}, "
-        f"{cores} core{'s' * (cores != 1)}", align="left", style="dim")
+        Rule(
+            f"[bold]Theus {__version__}[/] on Python {platform.python_version()}, {platform.system()}, "
+            f"{cores} core{'s' * (cores != 1)}",
+            align="left",
+            style="dim",
+        )
     )
     late: waits.Late = {}
     engines: list[Engine[Any]] = []
     watched = waits.Watched()
     if "waits" in parts or "computes" in parts:
         fast, slow = (size.fast, size.slow) if "waits" in parts else (0.0, 0.0)
-        engine = Engine(Library(), resources={"http": crawl.make_client}, observers=[watched], workers=cores)
+        engine = Engine(Library(), resources={"http": crawl.make_client}, observers=[watched])
         engines.append(engine)
         with engine, Server(size.pages, fast, slow) as server:
             if "waits" in parts:
-                screen.heading(1, "It waits", "A crawl over real HTTP: one page that links to the others, then all of them at once.")
+                screen.heading(
+                    1,
+                    "It waits",
+                    "A crawl over real HTTP: one page that links to the others, then all of them at once.",
+                )
                 site = waits.open_site(screen, server)
                 pages, late = waits.prove(screen, engine, watched, site)
             else:
@@ -66,14 +74,16 @@ def main(parts: Sequence[str] = PARTS, *, quick: bool = False, console: Console 
                 screen.heading(2, "It computes", "The pages are read and indexed, four models trained, on all cores.")
                 late |= computes.prove(screen, engine, watched, pages, size.effort)
     if "cleans" in parts:
-        screen.heading(3, "It cleans up", "What a process keeps for itself goes at its end; what it hands on, after the next step.")
+        screen.heading(
+            3, "It cleans up", "What a process keeps for itself goes at its end; what it hands on, after the next step."
+        )
         engines += cleans.prove(screen, size.steps)
     _summary(screen, engines, late, time.perf_counter() - began)
     return 1 if screen.failures else 0
 
 
 def _summary(screen: Screen, engines: Sequence[Engine[Any]], late: waits.Late, seconds: float) -> None:
-    screen.heading(4, "What ran, where, and why", "From engine.profiles(), all runs added up.")
+    screen.heading(4, "What ran where, and why", "As engine.profiles() has it, all runs added up.")
     rows = [row for engine in engines for row in engine.profiles().rows if row.calls and row.process != "tick"]
     screen.gap()
     screen.show(PlacesTable(rows, measured=True))
@@ -90,4 +100,5 @@ def _summary(screen: Screen, engines: Sequence[Engine[Any]], late: waits.Late, s
 
 if __name__ == "__main__":
     import sys
+
     sys.exit(main([a for a in sys.argv[1:] if not a.startswith("-")] or PARTS, quick="--quick" in sys.argv))

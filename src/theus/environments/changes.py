@@ -15,7 +15,6 @@ import re
 import weakref
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
-from pathlib import PurePath
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodDescriptorType, ModuleType
 from typing import Any
 
@@ -31,7 +30,7 @@ MISSING = _Missing.MISSING
 #: Compared by identity, and known by a weak reference so that a mark never keeps alive what it watches.
 _DEFINITIONS = (type, FunctionType, Process)
 _CONSTANTS = (
-    *(type(None), bool, int, float, complex, str, bytes, range, slice, type(...), enum.Enum, PurePath, re.Pattern),
+    *(type(None), bool, int, float, complex, str, bytes, range, slice, type(...), enum.Enum, re.Pattern),
     *(ModuleType, ContextVar, logging.Logger, BuiltinFunctionType, MethodDescriptorType, CodeType),
 )
 #: What the makers of classes keep in them; programs do not change it afterwards.
@@ -67,6 +66,8 @@ def _look(owner: Any, kind: str, name: Any) -> Any:
             return MISSING
     if kind == "class":
         return owner.__dict__.get(name, MISSING)
+    if kind == "now":
+        return owner.now()
     return getattr(owner, name)
 
 
@@ -95,6 +96,8 @@ def _places(value: Any, *, with_globals: bool) -> Iterator[tuple[str, Any]]:
         yield from (("attribute", name) for name in ("fn", "root"))
         if value.bound:
             yield "attribute", "bound"
+    elif not isinstance(value, type):  # a Global
+        yield "now", ""
     else:
         for name, part in value.__dict__.items():
             machine = name in _MACHINE_NAMES or (name.startswith("_") and name.endswith("_"))

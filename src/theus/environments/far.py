@@ -34,10 +34,11 @@ from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from theus.environments import wire
+from theus.environments.far_book import FarBook
 from theus.environments.faults import culprit, pack_error, text_of
-from theus.environments.parcel import FarBook, Parcel, variable
+from theus.environments.parcel import FAULTS, Parcel, variable
 from theus.environments.runner import execute, execute_async
-from theus.environments.surroundings import Courier, Levels, set_levels
+from theus.environments.surroundings import Courier, Levels, Variables, set_levels
 from theus.errors import DefinitionError, NotTransferable
 from theus.protocols import Call, Outcome
 from theus.state.snapshot import readonly
@@ -55,7 +56,6 @@ Parcels = Sequence[Parcel | None]
 
 _LAST = 2**63
 _NOTHING: tuple[tuple[Any, ...], dict[str, Any], None, tuple[Any, ...]] = ((), {}, None, ())
-_FAILURES = (Exception, SystemExit, KeyboardInterrupt)  # what a user's module or __setstate__ may raise
 
 
 class Stopped(BaseException):
@@ -76,7 +76,7 @@ class FarSide:
         self._control = control
         self._parent = parent
         self._pid = os.getpid()
-        self._book = FarBook()
+        self._book = FarBook(Variables().name_of)
         self._sending = threading.RLock()  # again by the same thread if a signal interrupts a send
         self._order = threading.Lock()  # over the three numbers below
         self._running = 0  #: the call that runs or ran last
@@ -161,7 +161,7 @@ class FarSide:
             snapshot = self._snapshot(envelope[9])
             opening = "config"
             config = self._open_config()
-        except _FAILURES as error:
+        except FAULTS as error:
             self._fail(frame.seq, f"{opening} (opening it in the worker process failed)", error)
             return
         del parcels
@@ -191,7 +191,7 @@ class FarSide:
     def _learn(self, definitions: Sequence[tuple[int, bytes]], dropped: Sequence[int]) -> None:
         try:
             self._book.learn(definitions, dropped)
-        except _FAILURES:
+        except FAULTS:
             pass  # who uses the definition fails with this error; here nobody would hear of it
 
     def _open_payload(self, parcels: Parcels) -> Any:
@@ -215,7 +215,7 @@ class FarSide:
     def _set_variable(context: Context, name: tuple[str, str], value: Any) -> None:
         try:
             found = variable(*name)
-        except _FAILURES:  # its module does not load here; then nothing here can ask for it
+        except FAULTS:  # its module does not load here; then nothing here can ask for it
             return
         context.run(found.set, value)
 
@@ -296,7 +296,7 @@ class FarSide:
     def _bad(self, place: str, value: Any) -> str:
         try:
             self._book.pack(value)
-        except Exception:
+        except FAULTS:
             return culprit(value, place, self._book.pack)
         return ""
 
@@ -309,7 +309,7 @@ class FarSide:
         """Send a live value at once."""
         try:
             parcel = self._book.pack(value)
-        except Exception as error:
+        except FAULTS as error:
             raise NotTransferable(
                 f"process {call.process.name!r} reported a value that cannot leave its worker process: "
                 f"{culprit(value, 'the value', self._book.pack)}. Report text, numbers or plain containers.",
@@ -376,7 +376,7 @@ class FarSide:
     def _log(self, content: dict[str, Any]) -> None:
         try:
             parcel = self._book.pack(content)
-        except Exception:
+        except FAULTS:
             parcel = self._book.pack({k: v if self._bad("", v) == "" else repr(v) for k, v in content.items()})
         self._send_parcel(wire.LOG, self._running if self._in_body else 0, parcel)
 

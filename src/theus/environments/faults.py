@@ -19,10 +19,13 @@ from types import CodeType, FrameType, FunctionType, TracebackType
 from typing import Any
 
 from theus.environments.changes import global_names
-from theus.environments.parcel import Parcel
+from theus.environments.parcel import FAULTS, Parcel
 from theus.processes import Process
 
 FrameName = tuple[str, int, str, str]  #: file, line, name and qualified name of a function
+Pack = Callable[[Any], Parcel]
+Unpack = Callable[[Parcel], Any]
+_DEEPEST = 64  # levels of a value that are looked into for what cannot cross
 _MOST_FRAMES = 100  # kept from each end of a traceback; only endless recursion has more
 
 #: data of the exception or None, its type's name, its text, its frames, the places of cause, context and members of a
@@ -30,7 +33,7 @@ _MOST_FRAMES = 100  # kept from each end of a traceback; only endless recursion 
 Record = tuple[Parcel | None, str, str, Sequence[FrameName], int, int, Sequence[int], bool]
 
 
-def pack_error(error: BaseException, pack: Callable[[Any], Parcel], unpack: Callable[[Parcel], Any]) -> list[Record]:
+def pack_error(error: BaseException, pack: Pack, unpack: Unpack) -> list[Record]:
     """An exception with all that hangs on it; the first record is the exception itself."""
     found = list(_linked(error))
     place = {id(one): index for index, one in enumerate(found)}
@@ -49,7 +52,7 @@ def pack_error(error: BaseException, pack: Callable[[Any], Parcel], unpack: Call
     ]
 
 
-def open_error(records: Sequence[Record], unpack: Callable[[Parcel], Any]) -> BaseException:
+def open_error(records: Sequence[Record], unpack: Unpack) -> BaseException:
     """The exception again, with its traceback."""
     opened = [_open(record, unpack) for record in records]
 
@@ -89,40 +92,55 @@ def _text(error: BaseException) -> str:
         return "its text cannot be had: __str__ raises"
 
 
-def _cross(error: BaseException, pack: Callable[[Any], Parcel], unpack: Callable[[Parcel], Any]) -> Parcel | None:
-    kind = type(error)
-    attributes = dict(getattr(error, "__dict__", {}))
-    for attempt in (
-        lambda: error,
-        lambda: Bare(kind, error.args, attributes),
-        lambda: Bare(kind, tuple(_safe(error.args, pack)), dict(zip(attributes, _safe(attributes.values(), pack), strict=True))),
-    ):
+def _cross(error: BaseException, pack: Pack, unpack: Unpack) -> Parcel | None:
+    for candidate in _candidates(error, pack, unpack):
         try:
-            parcel = pack(attempt())
-            if type(unpack(parcel)) is kind:
+            parcel = pack(candidate)
+            if type(unpack(parcel)) is type(error):
                 return parcel
-        except Exception:  # noqa: S112 - each is the next one's reason; the last resort always works
-            continue
+        except FAULTS:
+            continue  # each failure is the next candidate's reason
     return None
 
 
-def _safe(values: Iterable[Any], pack: Callable[[Any], Parcel]) -> Iterator[Any]:
-    for value in values:
+def _candidates(error: BaseException, pack: Pack, unpack: Unpack) -> Iterator[Any]:
+    yield error
+    kind = type(error)
+    if isinstance(error, BaseExceptionGroup):
+        yield Bare(bare_group, kind, error.message, [_portable(one, pack, unpack) for one in error.exceptions])
+    attributes = dict(getattr(error, "__dict__", {}))
+    yield Bare(bare_error, kind, error.args, attributes)
+    safe = dict(zip(attributes, _safe(attributes.values(), pack), strict=True))
+    yield Bare(bare_error, kind, tuple(_safe(error.args, pack)), safe)
+
+
+def _portable(error: BaseException, pack: Pack, unpack: Unpack) -> Any:
+    """Something that pickles and opens as this member of a group."""
+    for candidate in _candidates(error, pack, unpack):
         try:
-            pack(value)
-            yield value
-        except Exception:
-            yield repr(value)
+            if type(unpack(pack(candidate))) is type(error):
+                return candidate
+        except FAULTS:
+            continue
+    return RuntimeError(f"{type(error).__qualname__}: {_text(error)}")
+
+
+def _safe(values: Iterable[Any], pack: Pack) -> Iterator[Any]:
+    for value in values:
+        yield value if _crosses(value, pack) else repr(value)
 
 
 class Bare:
-    """Pickles as an exception whose ``__init__`` is not called: many cannot be called with their own ``args``."""
+    """Pickles as a call of a function that makes an exception without its ``__init__``.
 
-    def __init__(self, kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> None:
-        self._content = kind, args, attributes
+    Many exceptions cannot be made from their own ``args``, so they pickle and then do not open.
+    """
+
+    def __init__(self, function: Callable[..., BaseException], *args: Any) -> None:
+        self._reduced = function, args
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return bare_error, self._content
+        return self._reduced
 
 
 def bare_error(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
@@ -133,7 +151,14 @@ def bare_error(kind: type[BaseException], args: tuple[Any, ...], attributes: dic
     return error
 
 
-def _open(record: Record, unpack: Callable[[Parcel], Any]) -> BaseException:
+def bare_group(
+    kind: type[BaseExceptionGroup[Any]], message: str, members: list[BaseException]
+) -> BaseExceptionGroup[Any]:
+    """A group without a call of its ``__init__``."""
+    return kind.__new__(kind, message, members)
+
+
+def _open(record: Record, unpack: Unpack) -> BaseException:
     parcel, kind, text = record[:3]
     reason = ""
     if parcel is not None:
@@ -141,7 +166,7 @@ def _open(record: Record, unpack: Callable[[Parcel], Any]) -> BaseException:
             error = unpack(parcel)
             if isinstance(error, BaseException):
                 return error
-        except Exception as failure:
+        except FAULTS as failure:
             reason = f" (the exception itself cannot be rebuilt here: {failure})"
     return RuntimeError(f"{kind}: {text}{reason}")
 
@@ -161,7 +186,7 @@ def _frames(trace: TracebackType | None) -> list[FrameName]:
     return found if len(found) <= 2 * _MOST_FRAMES else found[:_MOST_FRAMES] + found[-_MOST_FRAMES:]
 
 
-class _Reached(Exception):  # noqa: N818 - not an error: it carries a frame out
+class _Reached(Exception):
     pass
 
 
@@ -200,20 +225,34 @@ def text_of(error: BaseException) -> str:
 def culprit(value: Any, place: str, pack: Callable[[Any], object]) -> str:
     """The place inside ``value`` that cannot be pickled, and its type. Only called after pickling has failed."""
     seen: set[int] = set()
-    while id(value) not in seen:
+    for _ in range(_DEEPEST):
         seen.add(id(value))
-        for name, part in _parts(value):
-            if id(part) not in seen and not _crosses(part, pack):
-                value, place = part, name.format(place)
-                break
+        parts = [(name, part) for name, part in _parts(value) if id(part) not in seen]
+        found = _first_bad(parts, pack)
+        if found is None:
+            break
+        place, value = found[0].format(place), found[1]
+    else:
+        return f"{place}…: nested too deeply"
     kind = type(value)
     return f"{place}: a {kind.__qualname__ if kind.__module__ == 'builtins' else f'{kind.__module__}.{kind.__qualname__}'}"
+
+
+def _first_bad(parts: list[tuple[str, Any]], pack: Callable[[Any], object]) -> tuple[str, Any] | None:
+    """The first part that does not cross, found by halves: a list may have a million items."""
+    if _crosses([part for _, part in parts], pack):
+        return None
+    while len(parts) > 1:
+        middle = len(parts) // 2
+        first = parts[:middle]
+        parts = parts[middle:] if _crosses([part for _, part in first], pack) else first
+    return parts[0]
 
 
 def _crosses(value: Any, pack: Callable[[Any], object]) -> bool:
     try:
         pack(value)
-    except Exception:
+    except FAULTS:
         return False
     return True
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import asyncio
     from contextvars import Context
 
-    from theus.environments.parcel import Definition
+    from theus.environments.book import Definition
     from theus.environments.worker_process import WorkerProcess
 
 SHORT = 0.0005  #: seconds; calls that lately took no longer are sent ahead of their turn

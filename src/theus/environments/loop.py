@@ -45,8 +45,9 @@ async def within(clock: Clock, call: Call, work: Awaitable[T], end: str) -> T:
     seconds = call.process.timeout
     assert seconds is not None
     timer = asyncio.ensure_future(_until(clock, clock.now() + seconds))
+    limit = asyncio.timeout(None)
     try:
-        async with asyncio.timeout(None) as limit:
+        async with limit:
 
             def expire(timer: asyncio.Future[None]) -> None:
                 if not timer.cancelled():

@@ -46,7 +46,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from theus.environments import wire
-from theus.environments.parcel import Parcel
+from theus.environments.parcel import FAULTS, Parcel
 from theus.environments.worker_process import WorkerProcess
 from theus.errors import CallTimeout, EnvironmentBroken
 
@@ -260,7 +260,7 @@ class Pool:
         try:
             worker.set_up(*self._set_up())
             worker.send_call(job)
-        except Exception as error:
+        except FAULTS as error:
             self._settle(job, error)
             return
         if len(worker.calls) == 1:

@@ -27,10 +27,12 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from theus.environments import wire
+from theus.environments.book import Book, Needs
 from theus.environments.cpus import usable_cpus as usable_cpus
+from theus.environments.cuts import cut, fields_of
 from theus.environments.faults import culprit, open_error, text_of
 from theus.environments.job import SHORT, Job, Packed
-from theus.environments.parcel import Book, Needs, Parcel
+from theus.environments.parcel import FAULTS, Parcel
 from theus.environments.pool import Pool
 from theus.environments.surroundings import LevelWatch, Variables, handle, levels
 from theus.errors import NotTransferable
@@ -38,7 +40,6 @@ from theus.protocols import Outcome
 from theus.state.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from theus.processes import Process
     from theus.protocols import Call
 
 _MOST_CUTS = 16  # packed snapshots that are kept, one for each set of fields
@@ -138,7 +139,7 @@ class WorkerEnvironment:
         needs: Needs = {}
         try:
             job.definition = self._book.process(process, needs)
-        except Exception as error:
+        except FAULTS as error:
             raise self._refuse(process.name, culprit(process, f"process {process.name!r}", self._try), error) from error
         job.needs = _told(needs)
         seconds = job.definition.seconds
@@ -154,7 +155,7 @@ class WorkerEnvironment:
             return None
         try:
             return self._packed((call.args, call.kwargs, call.pipe, variables))
-        except Exception as error:
+        except FAULTS as error:
             names = [*call.process.parameters, *("*args" for _ in call.args)]
             places = [(f"argument {name!r}", value) for name, value in zip(names, call.args, strict=False)]
             places += [(f"argument {name!r}", value) for name, value in call.kwargs.items()]
@@ -174,7 +175,7 @@ class WorkerEnvironment:
     def _crosses(self, value: Any) -> bool:
         try:
             self._try(value)
-        except Exception:
+        except FAULTS:
             return False
         return True
 
@@ -186,7 +187,7 @@ class WorkerEnvironment:
         if snapshot is None:
             job.snapshot = None
             return
-        job.fields = _fields(call) if hasattr(type(snapshot.root), "__dataclass_fields__") else ()
+        job.fields = fields_of(call)
         version = self._versions.get(snapshot)
         if version is None:
             self._version += 1
@@ -197,11 +198,11 @@ class WorkerEnvironment:
         def packed() -> Packed:
             kept = self._cuts.get(fields)
             if kept is None or kept[0] != version:
-                cut = _cut(snapshot, fields)
+                part = cut(snapshot, fields)
                 try:
-                    kept = (version, self._packed(cut))
-                except Exception as error:
-                    raise self._refuse(name, culprit(cut.root, "the domain", self._try), error) from error
+                    kept = (version, self._packed(part))
+                except FAULTS as error:
+                    raise self._refuse(name, culprit(part.root, "the domain", self._try), error) from error
                 if len(self._cuts) >= _MOST_CUTS:
                     self._cuts.clear()
                 self._cuts[fields] = kept
@@ -216,14 +217,14 @@ class WorkerEnvironment:
         if call.config is not config:
             try:
                 packed = None if call.config is None else self._packed(call.config)
-            except Exception as error:
+            except FAULTS as error:
                 raise self._refuse(job.name, culprit(call.config, "config", self._try), error) from error
             number += 1
             self._config = (call.config, number, packed)
         job.config, job.config_number = packed, number
 
     @staticmethod
-    def _refuse(process: str, what: str, error: Exception) -> NotTransferable:
+    def _refuse(process: str, what: str, error: BaseException) -> NotTransferable:
         return NotTransferable(
             f"process {process!r} cannot go to a worker process, because this cannot: {what} ({text_of(error)}). "
             "Make it inside the process, get it with ctx.resource(...), or say environment='thread'.",
@@ -245,7 +246,7 @@ class WorkerEnvironment:
             )
         try:
             content = self._book.open(Parcel(frame.parts[0], frame.parts[1:], bool(frame.flags & wire.PLAIN)))
-        except Exception as error:
+        except FAULTS as error:
             what = "the result"
             raise NotTransferable(
                 f"process {name!r} ran in a worker process, but {what} cannot be opened here ({text_of(error)}). "
@@ -308,7 +309,7 @@ class SetUp:
         """A packed factory, or why it cannot go: which matters only to a call that asks for it."""
         try:
             return self._book.pack(factory, needs)
-        except Exception as error:
+        except FAULTS as error:
             return text_of(error)
 
 
@@ -322,33 +323,3 @@ def _directory() -> str | None:
 def _told(needs: Needs) -> list[tuple[int, int, bytes]]:
     """Definitions as they are now: they may change before the call is sent."""
     return [(found.token, found.version, found.body) for found in needs.values() if found.body is not None]
-
-
-def _fields(call: Call) -> tuple[str, ...]:
-    """The top-level fields that a call's contract names; none: all are sent. (One that names nothing needs nothing.)"""
-    contract = call.process.contract
-    if not call.strict or not contract.declared:
-        return ()
-    found = set()
-    for pattern in (*(contract.reads or ()), *(contract.writes or ())):
-        first = pattern.partition(".")[0]
-        if not first.isidentifier():  # quoted, a star or an argument
-            return ()
-        found.add(first)
-    return tuple(sorted(found)) or ("",)
-
-
-def _cut(snapshot: Snapshot, fields: tuple[str, ...]) -> Snapshot:
-    """The snapshot with these fields only."""
-    root = snapshot.root
-    if not fields:
-        return snapshot
-    part: Any = object.__new__(type(root))
-    for name in fields:
-        try:
-            object.__setattr__(part, name, getattr(root, name))
-        except AttributeError:  # a property, or not there: the call finds out as it would anywhere
-            continue
-    return Snapshot(snapshot.version, part)
-
-

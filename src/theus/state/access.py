@@ -80,7 +80,7 @@ def _parse(pattern: object, option: str, parameters: Collection[str], process: s
     for prefix in ("ctx.domain.", "domain."):
         if pattern.startswith(prefix):
             raise DefinitionError(
-                f"{where}[{pattern!r}]: patterns begin below the domain; write {pattern[len(prefix):]!r} instead"
+                f"{where}[{pattern!r}]: patterns begin below the domain; write {pattern[len(prefix) :]!r} instead"
             )
     return tuple(_segment(text, quoted, pattern, where, parameters) for text, quoted in _split(pattern, where))
 
@@ -92,7 +92,9 @@ def _split(pattern: str, where: str) -> Iterable[tuple[str, bool]]:
         if rest[:1] in ("'", '"'):
             end = rest.find(rest[0], 1)
             if end < 0 or rest[end + 1 : end + 2] not in ("", "."):
-                raise DefinitionError(f"{where}[{pattern!r}]: a quoted segment must end with {rest[0]} before the next dot")
+                raise DefinitionError(
+                    f"{where}[{pattern!r}]: a quoted segment must end with {rest[0]} before the next dot"
+                )
             text, quoted, rest, more = rest[1:end], True, rest[end + 2 :], rest[end + 1 : end + 2] == "."
         else:
             text, dot, rest = rest.partition(".")
@@ -124,7 +126,9 @@ def _segment(text: str, quoted: bool, pattern: str, where: str, parameters: Coll
         field, _, key = text[:-1].partition("[")
         bare = key.strip("'\"")
         fixed = f"{field}.{{{key}}}" if key in parameters else f"{field}.{bare}"
-        raise DefinitionError(f"{where}[{pattern!r}]: a key is a segment of its own; write {pattern.replace(text, fixed)!r}")
+        raise DefinitionError(
+            f"{where}[{pattern!r}]: a key is a segment of its own; write {pattern.replace(text, fixed)!r}"
+        )
     if any(sign in text for sign in "*{}[]"):
         raise DefinitionError(
             f"{where}[{pattern!r}]: {text!r} is neither a name nor '*' nor '{{argument}}'; each must be a whole segment"
@@ -187,7 +191,8 @@ class Grant:
         #: for keys that no pattern names; without one, it is the same at every depth
         self._default: Grant | None = default[0] if default else self
         inner = [child for child in (*children.values(), self._default) if child is not self]
-        self.passable = read or any(child is None or child.passable for child in inner)  #: leads to something readable
+        #: leads to something readable
+        self.passable: bool = read or any(child is None or child.passable for child in inner)
         beyond = self._default
         self.enumerable = read or beyond is None or (beyond is not self and beyond.passable)  #: keys may be listed
         self.contract: Contract | None = None  #: set at the root, for the words of an error
@@ -336,9 +341,12 @@ class Contract:
                 first = _parse(text, option, self.parameters, self.process)[0]
                 if isinstance(first, str) and first not in known and not hasattr(domain_type, first):
                     close = difflib.get_close_matches(first, known, 1)
-                    advice = f"did you mean {text.replace(first, close[0], 1)!r}?" if close else f"its fields are {known}"
+                    advice = (
+                        f"did you mean {text.replace(first, close[0], 1)!r}?" if close else f"its fields are {known}"
+                    )
                     raise DefinitionError(
-                        f"process {self.process!r}: {option}=[{text!r}]: {domain_type.__name__} has no field {first!r}; {advice}"
+                        f"process {self.process!r}: {option}=[{text!r}]: {domain_type.__name__} has no field"
+                        f" {first!r}; {advice}"
                     )
 
     def violation(self, kind: str, path: Path, arguments: Mapping[str, Any]) -> ContractError:
@@ -353,7 +361,11 @@ class Contract:
         done = "read" if kind == "read" else "wrote"
         return ContractError(
             f"process {self.process!r} {done} {show(path)} but declares {option}={list(declared)}."
-            + (f" Add {' or '.join(advice)} to {option}=[...]" if advice else f" {option}= must name each field it uses"),
+            + (
+                f" Add {' or '.join(advice)} to {option}=[...]"
+                if advice
+                else f" {option}= must name each field it uses"
+            ),
             process=self.process,
             path=show(path),
             declared=declared,

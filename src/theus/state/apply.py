@@ -8,7 +8,6 @@ that may never be committed. On plain trees this is the oracle of the tests.
 
 from __future__ import annotations
 
-
 from typing import Any
 
 from theus.errors import Path
@@ -40,7 +39,13 @@ class Editor:
             fresh[id(container)] = container
         for index in range(depth):
             key = path[index]
-            child = getattr(container, key) if kind_of(type(container)) == OBJECT else container[key]
+            cls = type(container)
+            if cls is VDict or cls is dict:
+                child = container[key]
+            elif kind_of(cls) == OBJECT:
+                child = getattr(container, key)
+            else:
+                child = container[key]
             if id(child) not in fresh:
                 child = self._copy(child)
                 fresh[id(child)] = child
@@ -64,7 +69,7 @@ class Editor:
                 return True
             parent = self._own(path, depth - 1)
             moved = _put(parent, path[-1], operation[2])
-            if moved and len(parent) > LIMIT:
+            if moved and type(parent) is dict and len(parent) > LIMIT:
                 self._grow(path, depth - 1, parent)
             return moved
         if kind == "add":
@@ -74,7 +79,7 @@ class Editor:
         if kind == "append":
             container = self._own(path, depth)
             container.extend(operation[2])
-            if len(container) > LIMIT:
+            if type(container) is list and len(container) > LIMIT:
                 self._grow(path, depth, container)
             return True
         if kind == "del":
@@ -83,7 +88,7 @@ class Editor:
         container = self._own(path, depth)
         if kind == "include":
             moved = _include(container, operation[2])
-            if moved and len(container) > LIMIT:
+            if moved and type(container) is set and len(container) > LIMIT:
                 self._grow(path, depth, container)
             return moved
         if kind == "discard":
@@ -92,14 +97,15 @@ class Editor:
 
     def _grow(self, path: Path, depth: int, container: Any) -> None:
         """Note that a container may have to become a big one at the end."""
-        if type(container) in _PLAIN:
-            if self._grown is None:
-                self._grown = []
-            parent = self._own(path, depth - 1) if depth else None
-            self._grown.append((parent, path[depth - 1] if depth else None, container))
+        if self._grown is None:
+            self._grown = []
+        parent = self._own(path, depth - 1) if depth else None
+        self._grown.append((parent, path[depth - 1] if depth else None, container))
 
     def finish(self) -> Any:
         """The new root; containers that have outgrown the plain form become big ones."""
+        if self._grown is None and self._tuples is None:
+            return self.root
         for parent, key, container in self._grown or ():
             if len(container) <= LIMIT:
                 continue
@@ -225,5 +231,3 @@ def apply_ops(root: Any, operations: Ops, trial: bool = False) -> Any:
     for operation in operations:
         editor.apply(operation)
     return editor.finish()
-
-

@@ -24,6 +24,7 @@ from theus.state.access import Grant, Op, show
 from theus.state.fields import tally_fields
 from theus.state.models import assigned, assigns_itself, attribute, special_methods
 from theus.state.node import MAKERS, Node, make_tuple
+from theus.state.tally import TallyDraft
 from theus.state.values import (
     FACE,
     KINDS,
@@ -54,7 +55,9 @@ class ObjectNode(Node):
 
     face: Any
 
-    def __init__(self, tx: Transaction, parent: Node | None, key: Any, grant: Grant | None, base: Any, cls: Any) -> None:
+    def __init__(
+        self, tx: Transaction, parent: Node | None, key: Any, grant: Grant | None, base: Any, cls: Any
+    ) -> None:
         self._tx = tx
         self._parent = parent
         self._key = key
@@ -324,7 +327,7 @@ def _watched_setattr(cls: type) -> Any:
     """For a class with a ``__setattr__`` of its own: let it run, then note which fields it has set."""
     own: Any = cls.__setattr__
 
-    def __setattr__(self: Any, name: str, value: Any) -> None:
+    def watched(self: Any, name: str, value: Any) -> None:
         node = self._theus_node
         before = dict(self.__dict__)
         own(self, name, value)
@@ -337,7 +340,7 @@ def _watched_setattr(cls: type) -> Any:
                 node._written[field] = None
                 node._dirty = True
 
-    return __setattr__
+    return watched
 
 
 _CLASSES: dict[type, type] = {}
@@ -356,7 +359,8 @@ def field_names(cls: type) -> list[str]:
     if dataclasses.is_dataclass(cls):
         names = [field.name for field in dataclasses.fields(cls)]
     else:
-        names = [*(getattr(cls, "__struct_fields__", None) or getattr(cls, "model_fields", ()))]
+        declared: Any = getattr(cls, "__struct_fields__", None) or getattr(cls, "model_fields", ())
+        names = list(declared)
     return [name for name in names if not isinstance(inspect.getattr_static(cls, name, None), property)]
 
 
@@ -405,7 +409,7 @@ def _generate(cls: type) -> type:
 
 
 def _may_bypass(cls: type) -> bool:
-    """Whether the class has code that may set fields without ``__setattr__``; then its drafts are compared at the end."""
+    """Whether the class has code that may set fields past ``__setattr__``; then its drafts are compared at the end."""
     seldom = {"__init__", "__post_init__", "__setattr__", "__delattr__", "__new__", "__setstate__", "__getstate__"}
     for base in cls.__mro__[:-1]:
         for name, value in vars(base).items():
@@ -425,105 +429,3 @@ def make_object(tx: Transaction, parent: Node | None, key: Any, grant: Grant | N
 
 MAKERS[OBJECT] = make_object
 MAKERS[TUPLE] = make_tuple
-
-
-# --- Tally -----------------------------------------------------------------------------------------------------------
-
-
-class TallyDraft(Face):
-    """A number that has not been read yet: ``base + delta``. It acts as the int; ``+=`` and ``-=`` do not read it."""
-
-    __slots__ = ("_delta", "_name", "_node")
-
-    def __init__(self, node: Any, name: str, delta: int) -> None:
-        self._node = node
-        self._name = name
-        self._delta = delta
-
-    __class__: Any = property(lambda self: int)
-
-    def _value(self) -> int:
-        node = self._node
-        node._renew()
-        base = getattr(node._base, self._name)
-        grant = node._grant
-        if grant is not None and not grant.may_read(self._name):
-            node._refuse("read", self._name)
-        node._reads.add(self._name)
-        return int(base) + self._delta
-
-    def __iadd__(self, other: Any) -> Any:
-        if type(other) is not int:
-            if not isinstance(other, TallyDraft):
-                return self._value() + other
-            other = int(other)
-        node = self._node
-        node._tx.base  # noqa: B018  (says so if the transaction has ended)
-        return TallyDraft(node, self._name, self._delta + other)
-
-    def __isub__(self, other: Any) -> Any:
-        if type(other) is not int:
-            if not isinstance(other, TallyDraft):
-                return self._value() - other
-            other = int(other)
-        node = self._node
-        node._tx.base  # noqa: B018  (says so if the transaction has ended)
-        return TallyDraft(node, self._name, self._delta - other)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._value(), name)
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return int, (self._value(),)
-
-    def __copy__(self) -> int:
-        return self._value()
-
-    def __deepcopy__(self, memo: Any) -> int:
-        return self._value()
-
-    def __format__(self, spec: str) -> str:
-        return format(self._value(), spec)
-
-    def __round__(self, *digits: Any) -> int:
-        return round(self._value(), *digits)
-
-    def __pow__(self, other: Any, *modulus: Any) -> Any:
-        return pow(self._value(), _int(other), *modulus)
-
-    def _theus_rest(self) -> int:
-        return self._value()
-
-    def _theus_plain(self) -> int:
-        return self._value()
-
-
-def _int(value: Any) -> Any:
-    return value._value() if type(value) is TallyDraft else value
-
-
-def _unary(name: str) -> Any:
-    def method(self: Any) -> Any:
-        return getattr(self._value(), name)()
-
-    return method
-
-
-def _binary(name: str) -> Any:
-    def method(self: Any, other: Any) -> Any:
-        return getattr(self._value(), name)(_int(other))
-
-    return method
-
-
-for _name in ("int", "index", "float", "bool", "hash", "repr", "str", "neg", "pos", "abs", "invert", "trunc"):
-    setattr(TallyDraft, f"__{_name}__", _unary(f"__{_name}__"))
-for _name in ("ceil", "floor"):
-    setattr(TallyDraft, f"__{_name}__", _unary(f"__{_name}__"))
-for _name in ("eq", "ne", "lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod", "divmod"):
-    setattr(TallyDraft, f"__{_name}__", _binary(f"__{_name}__"))
-for _name in ("and", "or", "xor", "lshift", "rshift"):
-    setattr(TallyDraft, f"__{_name}__", _binary(f"__{_name}__"))
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "divmod", "pow", "and", "or", "xor", "lshift", "rshift"):
-    setattr(TallyDraft, f"__r{_name}__", _binary(f"__r{_name}__"))
-register(TallyDraft)

@@ -1,7 +1,7 @@
 """The reading side of dict, list and set, for drafts and views alike.
 
-Each class here behaves as the plain container does, built on a few primitives that drafts (``containers.py``,
-``lists.py``) and read-only views (``snapshot.py``) supply. None of them is a subclass of ``dict``, ``list`` or ``set``:
+Each class here behaves as the plain container does, built on a few primitives that drafts (``dicts.py``, ``lists.py``,
+``sets.py``) and read-only views (``snapshot.py``) supply. None of them is a subclass of ``dict``, ``list`` or ``set``:
 C code would read the empty parent behind our back. They are registered with ``collections.abc``, so ``match`` and
 ``isinstance(x, Mapping)`` know them; use ``plain(x)`` where a real ``dict`` is needed.
 """
@@ -42,6 +42,8 @@ class _Pickled(Face):
 
 
 class DictFace(_Pickled):
+    """What a dict can be asked."""
+
     __slots__ = ()
 
     # primitives
@@ -141,6 +143,8 @@ class DictKeys(KeysView[Any]):
 
 
 class DictValues(ValuesView[Any]):
+    """``d.values()``: live."""
+
     _mapping: DictFace
 
     def __iter__(self) -> Iterator[Any]:
@@ -161,6 +165,8 @@ class DictValues(ValuesView[Any]):
 
 
 class DictItems(ItemsView[Any, Any]):
+    """``d.items()``: live, with set operations."""
+
     _mapping: DictFace
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
@@ -192,6 +198,8 @@ def _second(items: Iterator[tuple[Any, Any]]) -> Iterator[Any]:
 
 
 class ListFace(_Pickled):
+    """What a list can be asked."""
+
     __slots__ = ()
 
     # primitives
@@ -286,11 +294,14 @@ class ListFace(_Pickled):
 # --- set -------------------------------------------------------------------------------------------------------------
 
 
-def _is_set(value: Any) -> bool:
+def is_set(value: Any) -> bool:
+    """Whether the operators of a set take this as the other side."""
     return isinstance(value, (set, frozenset, SetFace, KeysView, ItemsView))
 
 
 class SetFace(_Pickled):
+    """What a set can be asked."""
+
     __slots__ = ()
 
     # primitives
@@ -334,46 +345,46 @@ class SetFace(_Pickled):
         return not any(member in self for member in other)
 
     def __or__(self, other: Any) -> Any:
-        return set(self) | set(other) if _is_set(other) else NotImplemented
+        return set(self) | set(other) if is_set(other) else NotImplemented
 
     def __and__(self, other: Any) -> Any:
-        return set(self) & set(other) if _is_set(other) else NotImplemented
+        return set(self) & set(other) if is_set(other) else NotImplemented
 
     def __sub__(self, other: Any) -> Any:
-        return set(self) - set(other) if _is_set(other) else NotImplemented
+        return set(self) - set(other) if is_set(other) else NotImplemented
 
     def __xor__(self, other: Any) -> Any:
-        return set(self) ^ set(other) if _is_set(other) else NotImplemented
+        return set(self) ^ set(other) if is_set(other) else NotImplemented
 
     def __ror__(self, other: Any) -> Any:
-        return other | set(self) if _is_set(other) else NotImplemented
+        return other | set(self) if is_set(other) else NotImplemented
 
     def __rand__(self, other: Any) -> Any:
-        return other & set(self) if _is_set(other) else NotImplemented
+        return other & set(self) if is_set(other) else NotImplemented
 
     def __rsub__(self, other: Any) -> Any:
-        return other - set(self) if _is_set(other) else NotImplemented
+        return other - set(self) if is_set(other) else NotImplemented
 
     def __rxor__(self, other: Any) -> Any:
-        return other ^ set(self) if _is_set(other) else NotImplemented
+        return other ^ set(self) if is_set(other) else NotImplemented
 
     def __eq__(self, other: object) -> Any:
-        return set(self) == set(other) if _is_set(other) else NotImplemented  # type: ignore[call-overload]
+        return set(self) == set(other) if is_set(other) else NotImplemented  # type: ignore[call-overload]
 
     def __ne__(self, other: object) -> Any:
-        return set(self) != set(other) if _is_set(other) else NotImplemented  # type: ignore[call-overload]
+        return set(self) != set(other) if is_set(other) else NotImplemented  # type: ignore[call-overload]
 
     def __le__(self, other: Any) -> Any:
-        return set(self) <= set(other) if _is_set(other) else NotImplemented
+        return set(self) <= set(other) if is_set(other) else NotImplemented
 
     def __lt__(self, other: Any) -> Any:
-        return set(self) < set(other) if _is_set(other) else NotImplemented
+        return set(self) < set(other) if is_set(other) else NotImplemented
 
     def __ge__(self, other: Any) -> Any:
-        return set(self) >= set(other) if _is_set(other) else NotImplemented
+        return set(self) >= set(other) if is_set(other) else NotImplemented
 
     def __gt__(self, other: Any) -> Any:
-        return set(self) > set(other) if _is_set(other) else NotImplemented
+        return set(self) > set(other) if is_set(other) else NotImplemented
 
 
 Mapping.register(DictFace)

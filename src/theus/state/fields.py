@@ -13,12 +13,14 @@ For type checkers, in a snapshot, in a store and in JSON it is an ``int``. In a 
 formatting, ``int()``, arithmetic) reads the number, and then it is an ordinary value of the transaction.
 
 An ``int`` subclass that notices its use is no way to do this: ``[0] * n``, ``range(n)``, ``"%d" % n`` and json
-read the C value without a hook. So the draft hands out a handle (``draft.TallyDraft``) instead.
+read the C value without a hook. So the draft hands out a handle (``tally.TallyDraft``) instead.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
+import sys
 import typing
 from typing import Annotated, Any
 
@@ -35,7 +37,7 @@ Tally = Annotated[int, _TallyMark()]
 
 @functools.cache
 def tally_fields(cls: type) -> frozenset[str]:
-    """The names of the fields of a class that are declared as ``Tally``; hints that cannot be resolved count as none."""
+    """The names of the fields that a class declares as ``Tally``; hints that cannot be resolved count as none."""
     try:
         hints = typing.get_type_hints(cls, include_extras=True)
     except Exception:  # a hint that names something unknown: look at each class and field by itself
@@ -44,12 +46,11 @@ def tally_fields(cls: type) -> frozenset[str]:
 
 
 def is_tally(hint: Any) -> bool:
+    """Whether an annotation is ``Tally``."""
     return any(isinstance(mark, _TallyMark) for mark in getattr(hint, "__metadata__", ()))
 
 
 def _hints_one_by_one(cls: type) -> dict[str, Any]:
-    import sys
-
     hints: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         space = dict(vars(sys.modules[base.__module__])) if base.__module__ in sys.modules else {}
@@ -65,7 +66,7 @@ def _hints_one_by_one(cls: type) -> dict[str, Any]:
 
 def _annotations(cls: type) -> dict[str, Any]:
     try:
-        return dict(cls.__dict__.get("__annotations__") or getattr(cls, "__annotations__", {}))
+        return inspect.get_annotations(cls)
     except NameError:  # Python 3.14 evaluates annotations when asked
         from annotationlib import Format, get_annotations  # type: ignore[import-not-found,unused-ignore]
 

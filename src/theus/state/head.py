@@ -9,16 +9,16 @@ compared with what was written since, in a tree that holds only *written* paths,
 ``deep``   when anything at or below changed
 =========  ===================================================================================
 
-A read of key ``k`` in container ``p`` stands if neither ``k`` nor ``p`` nor anything above was replaced since; a shape or
-deep read asks the other two numbers of ``p``. Written paths are checked for a replacement above them too, so
+A read of key ``k`` in container ``p`` stands if neither ``k`` nor ``p`` nor anything above was replaced since; a shape
+or deep read asks the other two numbers of ``p``. Written paths are checked for a replacement above them too, so
 an operation always finds its container. Where ``deep`` is not newer than the reader's version, the whole
 subtree is skipped: the usual check ends at the first step. (The rule is FoundationDB's: reads conflict, writes do not.)
 
 Places that no living snapshot is older than are swept when the tree has doubled, so its size follows the number
 of different places written while the oldest snapshot is held, not the number of commits.
 
-Threads: ``commit`` and ``renew`` hold one short lock; reading ``snapshot`` and ``version`` needs none, because a snapshot is
-complete before it is published.
+Threads: ``commit`` and ``renew`` hold one short lock; reading ``snapshot`` and ``version`` needs none, because a
+snapshot is complete before it is published.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Head:
         return None
 
     def _reach(self, path: Path, base: int) -> Any:
-        """The place at ``path``; None if nothing at or below it changed since ``base``; a Conflict if it was replaced."""
+        """The place at ``path``; None if nothing at or below changed since ``base``; a Conflict if it was replaced."""
         place = self._written
         if place.deep <= base:
             return None
@@ -233,5 +233,3 @@ def _drop(place: _Place, horizon: int) -> None:
 
 def _count(place: _Place) -> int:
     return len(place.below) + sum(_count(child) for child in place.below.values() if child.below)
-
-

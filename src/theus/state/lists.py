@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, MutableSequence
 from typing import TYPE_CHECKING, Any
 
 from theus.state.access import Grant, Op
-from theus.state.containers import MANY
+from theus.state.dicts import MANY
 from theus.state.faces import ListFace
 from theus.state.node import MAKERS, Node
 from theus.state.values import DEQUE, FACE, KINDS, LEAF, LIST, LISTS, MISSING, copy_as, ingest, plain, register
@@ -269,7 +269,10 @@ class ListDraft(ListFace, Node):
             operations.append(("set", (*path, index), ingest(self._known[index], (*path, index), process)))
         if self._tail:
             size = len(self._base)
-            values = [ingest(value, (*path, size + place), process) for place, value in enumerate(self._tail)]
+            values = [
+                value if KINDS.get(type(value)) == LEAF else ingest(value, (*path, size + place), process)
+                for place, value in enumerate(self._tail)
+            ]
             operations.append(("append", path, values))
 
     def _built(self) -> Any:
@@ -308,7 +311,7 @@ class ListDraft(ListFace, Node):
 
 
 class DequeDraft(ListDraft):
-    """A deque of the domain in a transaction. ``append`` and ``extend`` without ``maxlen`` are blind, the rest takes over."""
+    """A deque of the domain. Without ``maxlen`` it grows at its end as a list does; anything else takes over."""
 
     __slots__ = ()
 

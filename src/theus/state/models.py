@@ -2,8 +2,8 @@
 
 A face is no instance of a subclass of the model but a stand-in whose ``__class__`` reports it, so ``isinstance`` holds.
 What the user's classes define (methods, properties, ``__len__``, ...) runs against the face and so reads and writes
-through the transaction; what pydantic and msgspec themselves define (``model_dump``, ``__eq__``, ``__repr__``, ...) works
-on C level and gets a plain copy. Assignments to a model that validates them, or that is frozen, go through the
+through the transaction; what pydantic and msgspec themselves define (``model_dump``, ``__eq__``, ``__repr__``, ...)
+works on C level and gets a plain copy. Assignments to a model that validates them, or that is frozen, go through the
 model's own ``__setattr__`` on a shallow copy: it raises what it always raises, and the value it makes of it is kept.
 """
 
@@ -21,10 +21,36 @@ _LIBRARIES = ("pydantic", "msgspec", "pydantic_core", "builtins", "typing")
 
 #: looked up by ``object`` in a way of its own, or supplied by the faces
 _OWN = frozenset(
-    "__class__ __new__ __init__ __init_subclass__ __subclasshook__ __getattr__ __getattribute__ __setattr__ __delattr__"
-    " __dict__ __weakref__ __slots__ __module__ __doc__ __qualname__ __annotations__ __reduce__ __reduce_ex__ __copy__"
-    " __deepcopy__ __getstate__ __setstate__ __sizeof__ __dir__ __class_getitem__ __annotate__ __post_init__"
-    " __replace__".split()
+    [
+        "__class__",
+        "__new__",
+        "__init__",
+        "__init_subclass__",
+        "__subclasshook__",
+        "__getattr__",
+        "__getattribute__",
+        "__setattr__",
+        "__delattr__",
+        "__dict__",
+        "__weakref__",
+        "__slots__",
+        "__module__",
+        "__doc__",
+        "__qualname__",
+        "__annotations__",
+        "__reduce__",
+        "__reduce_ex__",
+        "__copy__",
+        "__deepcopy__",
+        "__getstate__",
+        "__setstate__",
+        "__sizeof__",
+        "__dir__",
+        "__class_getitem__",
+        "__annotate__",
+        "__post_init__",
+        "__replace__",
+    ]
 )
 
 
@@ -42,7 +68,12 @@ def special_methods(cls: type) -> dict[str, Any]:
     body: dict[str, Any] = {}
     for base in cls.__mro__[:-1]:
         for name, value in base.__dict__.items():
-            if not (name.startswith("__") and name.endswith("__")) or name in _OWN or name in body or not callable(value):
+            if (
+                not (name.startswith("__") and name.endswith("__"))
+                or name in _OWN
+                or name in body
+                or not callable(value)
+            ):
                 continue
             generated = getattr(value, "__module__", None) != base.__module__
             body[name] = _on_plain(name) if _is_library(base) or generated else value

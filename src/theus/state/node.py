@@ -79,13 +79,12 @@ class Node(Face):
     # --- places ---
 
     def _path(self) -> Path:
-        path: list[Any] = []
-        node: Node = self
-        while node._parent is not None:
-            path.append(node._key)
-            node = node._parent
-        path.reverse()
-        return tuple(path)
+        parent = self._parent
+        if parent is None:
+            return ()
+        if parent._parent is None:
+            return (self._key,)
+        return (*parent._path(), self._key)
 
     def _face(self) -> Any:
         return self
@@ -96,12 +95,8 @@ class Node(Face):
 
     def _attached(self) -> bool:
         """Whether this is still a part of the tree: nobody replaced it or anything above it."""
-        node: Node = self
-        while node._parent is not None:
-            if not node._parent._holds(node._key, node._face()):
-                return False
-            node = node._parent
-        return True
+        parent = self._parent
+        return parent is None or (parent._holds(self._key, self._face()) and parent._attached())
 
     # --- reading and writing ---
 

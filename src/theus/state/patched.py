@@ -47,7 +47,7 @@ class PatchedDict:
 
     def keys(self) -> list[Any]:
         changes, later = self._changes, self._later
-        return [key for key in self._base.keys() if key not in later and changes.get(key) is not MISSING] + list(later)
+        return [key for key in self._base if key not in later and changes.get(key) is not MISSING] + list(later)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.keys())

@@ -22,8 +22,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import theus.state.containers
-import theus.state.lists  # noqa: F401  (both make themselves known as makers of drafts)
+import theus.state.dicts
+import theus.state.lists
+import theus.state.sets  # noqa: F401  (they make themselves known as makers of drafts)
 from theus.errors import ContractError, Path
 from theus.state.access import Grant, Op, Ops, Read, Reads
 from theus.state.apply import apply_ops
@@ -107,18 +108,25 @@ class Transaction:
         for node in nodes:
             if node._dirty and node._wrote() and (node._parent is None or node._attached()):
                 node._emit(operations)
-        # Children come after their parents in ``nodes``. A read or write below a place is checked against the replacement
-        # of everything above it, so that a place was looked up need only be recorded if nothing below vouches for it.
+        # Children come after their parents in ``nodes``. A read or write below a place is checked against the
+        # replacement of everything above it, so that a place was looked up need only be recorded if nothing below
+        # vouches for it.
         reads: list[Read] = [*self._kept]
-        active: set[int] = set()
+        active: set[int] | None = None
         for node in reversed(nodes):
             parent = node._parent
+            if parent is None:
+                if node._reads or node._shape or node._deep:
+                    reads.append(((), node._reads, node._shape, node._deep))
+                break  # the root is the first of all
             if node._reads or node._shape or node._deep:
-                reads.append((() if parent is None else node._path(), node._reads, node._shape, node._deep))
-            elif parent is not None and id(node) not in active and not (node._dirty and node._wrote()):
+                reads.append((node._path(), node._reads, node._shape, node._deep))
+            elif not (active and id(node) in active) and not (node._dirty and node._wrote()):
                 parent._reads.add(node._key)
                 continue
-            if parent is not None:
+            if parent._parent is not None:
+                if active is None:
+                    active = set()
                 active.add(id(parent))
         return reads, operations
 
@@ -169,7 +177,8 @@ class Transaction:
 
     def _refuse(self, kind: str, path: Path) -> None:
         grant = self._grant
-        assert grant is not None and grant.contract is not None
+        assert grant is not None
+        assert grant.contract is not None
         error = grant.contract.violation(kind, path, grant.arguments)
         if self._violations is None:
             raise error
@@ -221,12 +230,13 @@ def _resolve(nodes: list[Node], root: Any) -> list[Any] | None:
     bases: list[Any] = []
     for node in nodes:
         parent = node._parent
-        if parent is None:
-            base = root
-        else:
-            base = _lookup(found[id(parent)], node._key)
+        base = root if parent is None else _lookup(found[id(parent)], node._key)
         kind = kind_of(type(base))
-        if base is MISSING or kind != kind_of(type(node._base)) or (kind == OBJECT and type(base) is not type(node._base)):
+        if (
+            base is MISSING
+            or kind != kind_of(type(node._base))
+            or (kind == OBJECT and type(base) is not type(node._base))
+        ):
             return None
         found[id(node)] = base
         bases.append(base)

@@ -88,7 +88,7 @@ def register(cls: type) -> None:
 
 
 @functools.cache
-def slots_of(cls: type) -> tuple[str, ...]:
+def slots_of(cls: Any) -> tuple[str, ...]:
     """The names of all slots that instances of this class have, besides ``__dict__``."""
     names: list[str] = []
     for base in cls.__mro__:
@@ -103,8 +103,13 @@ def slots_of(cls: type) -> tuple[str, ...]:
 
 #: class -> function that gives the next version of a container or object at rest: one that may be changed
 COPIERS: dict[type, Callable[[Any], Any]] = {
-    **{dict: dict.copy, list: list.copy, set: set.copy, deque: deque.copy},
-    **{VDict: VDict.edit, VList: VList.edit, VSet: VSet.edit},
+    dict: dict.copy,
+    list: list.copy,
+    set: set.copy,
+    deque: deque.copy,
+    VDict: VDict.edit,
+    VList: VList.edit,
+    VSet: VSet.edit,
 }
 
 
@@ -160,7 +165,8 @@ def set_part(value: Any, name: str, part: Any) -> None:
 
 def parts_of(value: Any) -> dict[str, Any]:
     """The attributes that an instance has, by name: its fields and whatever else was set on it."""
-    names = getattr(type(value), "__struct_fields__", None) or slots_of(type(value))
+    cls: Any = type(value)
+    names: tuple[str, ...] = getattr(cls, "__struct_fields__", None) or slots_of(cls)
     parts = {name: part for name in names if (part := getattr(value, name, MISSING)) is not MISSING}
     parts.update(getattr(value, "__dict__", ()))
     return parts
@@ -217,8 +223,8 @@ def ingest(value: Any, path: Path, process: str = "", _inside: tuple[int, ...] =
         return freeze_array(value)
     if id(value) in _inside:
         raise NotStorable(
-            f"{_by(process)}the value at {show(path)} contains itself ({cls.__name__}); state is a tree: keep a key or an id"
-            " of the other object instead of the object",
+            f"{_by(process)}the value at {show(path)} contains itself ({cls.__name__}); state is a tree:"
+            " keep a key or an id of the other object instead of the object",
             process=process,
             path=show(path),
             what=f"{cls.__name__} that contains itself",
@@ -260,13 +266,15 @@ def freeze_array(array: Any) -> Any:
 def ingest_domain(domain: Any) -> Any:
     """The user's initial domain, at rest; refuses what can be no domain."""
     if isinstance(domain, type):
-        raise DefinitionError(f"the domain must be an instance, not the class {domain.__name__}: write {domain.__name__}()")
+        raise DefinitionError(
+            f"the domain must be an instance, not the class {domain.__name__}: write {domain.__name__}()"
+        )
     kind = kind_of(type(domain))
     if kind == OBJECT or (kind == DICT and type(domain) is dict) or (kind == FACE and isinstance(domain, Face)):
         return ingest(domain, ())
     raise DefinitionError(
-        f"a {type(domain).__name__} cannot be the domain: it must be an instance of a dataclass, a pydantic or msgspec model,"
-        " or a plain dict (TypedDict)"
+        f"a {type(domain).__name__} cannot be the domain: it must be an instance of a dataclass,"
+        " a pydantic or msgspec model, or a plain dict (TypedDict)"
     )
 
 

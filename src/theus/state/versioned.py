@@ -16,9 +16,9 @@ persistent union-find data structure", are as fast to write, but a read there wa
 leaves its place; to know where it stood each key then needs a serial number. Numbers are made at the first
 deletion that an older version can see: once, and then kept up to date.
 
-**Memory.** Each handle that dies gives its number back. An undo entry between two neighbouring live versions
-goes at once, entries older than the oldest live version go when it dies: n live versions keep at most n + 1
-entries of a key, and without old versions there are none.
+**Memory.** Each handle that dies gives its number back. An undo entry that no live version needs is dropped when
+its key is written again, when the oldest version dies, or when there are twice as many as could be needed: n old
+versions keep at most about 2 n entries of a key, and without old versions there are none.
 
 **Threads.** Writers of one core take its lock. Readers take none: a writer first raises the core's number,
 then publishes the undo entry, then changes the data; a reader first reads the data, then looks if its number
@@ -57,10 +57,24 @@ MISSING: Any = _Missing()  #: no such key
 Entry = tuple[int, Any, int]  #: (change, value before it, serial before it)
 
 
+_FEW = 64  #: so many undo entries are not worth looking at
+
+
 class _Core:
     """The content that all versions of one container share. ``live`` and what follows are used with the lock held."""
 
-    __slots__ = ("data", "dead", "live", "lock", "log", "number", "ordered", "serials", "undo", "upcoming")
+    __slots__ = (
+        "data",
+        "dead",
+        "live",
+        "lock",
+        "log",
+        "number",
+        "ordered",
+        "serials",
+        "undo",
+        "upcoming",
+    )
 
     def __init__(self, data: Any, ordered: bool) -> None:
         self.data = data
@@ -74,17 +88,8 @@ class _Core:
         self.serials: dict[Any, int] | None = None  #: key -> place; made when first needed
         self.upcoming = 0  #: the next serial
 
-    def begin(self) -> int:
-        """The number of a new version."""
-        self.bury()
-        self.number += 1
-        self.live.append(self.number)
-        return self.number
-
     def save(self, key: Any, change: int, value: Any) -> None:
         """Keep what ``key`` was before ``change``, unless that is kept already or no older version can see it."""
-        if len(self.live) == 1:
-            return
         entries = self.undo.get(key)
         serial = self.serials.get(key, -1) if self.serials is not None else -1
         if entries is None:
@@ -117,18 +122,16 @@ class _Core:
 
     def bury(self) -> None:
         """Take the dead off the list of the living and drop the undo entries that only they needed."""
-        live, dead, undo, log = self.live, self.dead, self.undo, self.log
+        live, dead, undo = self.live, self.dead, self.undo
         while dead:
-            number = dead.popleft()
-            place = bisect_left(live, number)
-            if place < len(live) and live[place] == number:
-                del live[place]
+            del live[bisect_left(live, dead.popleft())]  # each number is in it once
         if not undo:
             return
         if not live or live[0] == self.number:
             undo.clear()
-            log.clear()
+            self.log.clear()
             return
+        log = self.log
         oldest = live[0]
         while log and log[0][0] <= oldest:
             _, key = log.popleft()
@@ -139,6 +142,21 @@ class _Core:
                 del undo[key]
             else:
                 undo[key] = entries[1:]
+        if len(log) > _FEW and len(log) > 2 * len(undo) * (len(live) - 1):
+            self._compact()
+
+    def _compact(self) -> None:
+        """Drop the entries between two neighbouring live versions: those in the middle have died since."""
+        for key, entries in list(self.undo.items()):
+            changes = [0, *(entry[0] for entry in entries)]
+            kept = [entry for before, entry in zip(changes, entries, strict=False) if self._lives(before, entry[0])]
+            if kept:
+                self.undo[key] = kept
+            else:
+                del self.undo[key]
+        self.log = deque(
+            sorted(((entry[0], key) for key, entries in self.undo.items() for entry in entries), key=_first)
+        )
 
     def seen(self, key: Any, number: int, value: Any) -> Any:
         """What version ``number`` has at ``key``, if ``value`` was read from the data before this was called."""
@@ -150,6 +168,13 @@ class _Core:
                 if change > number:
                     return before
         return value
+
+
+def _first(record: tuple[int, Any]) -> int:
+    return record[0]
+
+
+_new = object.__new__
 
 
 class _Handle:
@@ -167,17 +192,24 @@ class _Handle:
     def __bool__(self) -> bool:
         return self._size > 0
 
-    def _next(self) -> Any:
-        """A handle for the next version, or None if this is not the newest one."""
+    def edit(self) -> Any:
+        """The next version, for writing; nobody else knows it until it is published."""
         core = self._core
         with core.lock:
             if self._number != core.number:
-                return None
-            handle: Any = object.__new__(type(self))
+                return self._forked()
+            if core.dead:
+                core.bury()
+            handle: Any = _new(type(self))
             handle._core = core
-            handle._number = core.begin()
             handle._size = self._size
+            handle._number = core.number = core.number + 1
+            core.live.append(core.number)
             return handle
+
+    def _forked(self) -> Any:
+        """A copy of the whole; called with the lock held."""
+        raise NotImplementedError
 
     def __del__(self) -> None:
         try:
@@ -286,19 +318,18 @@ class VDict(_Handle):
             stayed.sort(key=_place)
         return [(key, value) for _, key, value in stayed]
 
-    # Writing; only on a handle that ``edit`` gave and nobody else knows yet.
-
-    def edit(self) -> VDict:
-        handle: VDict | None = self._next()
-        return handle if handle is not None else VDict(self.items(), ordered=self._core.ordered)
+    def _forked(self) -> VDict:
+        return VDict(self._old_items(), ordered=self._core.ordered)
 
     def put(self, key: Any, value: Any) -> bool:
         """Set ``key``; True if it is new."""
         core = self._core
+        data = core.data
         with core.lock:
-            old = core.data.get(key, MISSING)
-            core.save(key, self._number, old)
-            core.data[key] = value
+            old = data.get(key, MISSING)
+            if len(core.live) > 1:
+                core.save(key, self._number, old)
+            data[key] = value
             if old is not MISSING:
                 return False
             self._size += 1
@@ -311,9 +342,10 @@ class VDict(_Handle):
         core = self._core
         with core.lock:
             old = core.data[key]
-            if core.ordered and len(core.live) > 1:
-                core.number_places()
-            core.save(key, self._number, old)
+            if len(core.live) > 1:
+                if core.ordered:
+                    core.number_places()
+                core.save(key, self._number, old)
             del core.data[key]
             self._size -= 1
             if core.serials is not None:
@@ -354,19 +386,25 @@ class VList(_Handle):
         values = core.data[: self._size]
         if self._number != core.number:
             with core.lock:
-                for place in core.undo:
-                    if place < self._size:
-                        values[place] = core.seen(place, self._number, values[place])
+                values = self._values()
         return iter(values)
 
-    def edit(self) -> VList:
-        handle: VList | None = self._next()
-        return handle if handle is not None else VList(self)
+    def _values(self) -> list[Any]:
+        core = self._core
+        values: list[Any] = core.data[: self._size]
+        for place in core.undo:
+            if place < self._size:
+                values[place] = core.seen(place, self._number, values[place])
+        return values
+
+    def _forked(self) -> VList:
+        return VList(self._values())
 
     def put(self, index: int, value: Any) -> None:
         core = self._core
         with core.lock:
-            core.save(index, self._number, core.data[index])
+            if len(core.live) > 1:
+                core.save(index, self._number, core.data[index])
             core.data[index] = value
 
     def extend(self, values: Iterable[Any]) -> None:

@@ -32,7 +32,7 @@ class FakeClock:
             self._now += seconds
             while self._waiting and self._waiting[0][0] <= self._now:
                 _, _, loop, waiter = heapq.heappop(self._waiting)
-                loop.call_soon_threadsafe(lambda waiter=waiter: waiter.done() or waiter.set_result(None))
+                loop.call_soon_threadsafe(_wake, waiter)
 
     @property
     def sleepers(self) -> int:
@@ -56,3 +56,8 @@ class FakeClock:
         """A blocking wait: it ends at once, and the time moves."""
         self.slept.append(seconds)
         self._now += seconds
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

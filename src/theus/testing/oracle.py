@@ -29,6 +29,8 @@ LARGE = 1_000_003
 
 @dataclass
 class Item:
+    """One of the things in the world."""
+
     value: int = 0
     tags: list[int] = field(default_factory=list)
     seen: set[int] = field(default_factory=set)
@@ -72,7 +74,7 @@ def act(world: World, action: Action, so_far: int) -> int:
     elif kind == "write key":
         world.numbers[key] = wrote
     elif kind == "drop key":
-        return (so_far * 7 + (world.numbers.pop(key, None) or 3)) % LARGE
+        return (so_far * 7 + world.numbers.pop(key, 3)) % LARGE
     elif kind == "count keys":
         return (so_far * 7 + len(world.numbers)) % LARGE
     elif kind == "sum all":
@@ -108,6 +110,7 @@ def play(world: World, script: Script) -> int:
 
 @process
 async def on_loop(ctx: Context[World], script: Script) -> int:
+    """A script on the event loop, with a wait after each action."""
     so_far = 1
     for action in script:
         so_far = act(ctx.domain, action, so_far)
@@ -117,6 +120,7 @@ async def on_loop(ctx: Context[World], script: Script) -> int:
 
 @process(environment="thread")
 def in_thread(ctx: Context[World], script: Script) -> int:
+    """A script in a thread."""
     so_far = 1
     for action in script:
         so_far = act(ctx.domain, action, so_far)
@@ -126,21 +130,25 @@ def in_thread(ctx: Context[World], script: Script) -> int:
 
 @process(environment="worker")
 def in_worker(ctx: Context[World], script: Script) -> int:
+    """A script in a worker process."""
     return play(ctx.domain, script)
 
 
 @process(environment="inline")
 def inline(ctx: Context[World], script: Script) -> int:
+    """A script in the caller's thread."""
     return play(ctx.domain, script)
 
 
 @process(nature="state")
 def in_commit(ctx: Context[World], script: Script) -> int:
+    """A script on the newest state, in the commit."""
     return play(ctx.domain, script)
 
 
 @process
 async def by_message(ctx: Context[World], script: Script) -> None:
+    """A script sent to the state."""
     await asyncio.sleep(0)
     ctx.send(in_commit, script=script)
 
@@ -191,7 +199,9 @@ def run_history(engine: Engine[World], scripts: Sequence[tuple[str, Script]]) ->
     for index, (place, script) in enumerate(scripts):
         key = f"{run.id}/{index}.{PLACES[place].name}"
         results[key], scripts_by_key[key] = values[index], script
-    committed = sorted((version, key, scripts_by_key[key]) for version, key in recorder.commits if key in scripts_by_key)
+    committed = sorted(
+        (version, key, scripts_by_key[key]) for version, key in recorder.commits if key in scripts_by_key
+    )
     return History(committed, results, engine.state, recorder.conflicts)
 
 

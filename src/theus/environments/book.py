@@ -1,0 +1,176 @@
+"""The near side's book: what was defined in the workers, and when it has to be sent again.
+
+A definition is up to date as long as all that it refers to (closure variables, defaults, class attributes, the value of
+a global) is the same object as when it was packed. What is mutable may have changed inside: a definition that
+holds some is *volatile*, packed again at each call and sent if the bytes differ. A stale copy would be a wrong result.
+
+Weak references: a function that is forgotten here is forgotten in the workers with the next call they get.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from itertools import count
+from types import FunctionType
+from typing import Any
+
+from theus.environments.changes import Mark, marks_of
+from theus.environments.parcel import (
+    FAULTS,
+    PROTOCOL,
+    Global,
+    Packer,
+    Parcel,
+    by_reference,
+    home_of,
+    open_parcel,
+    pack_parcel,
+)
+from theus.processes import Process
+
+
+class Definition:
+    """Something that is sent by value, and how to notice that it changed."""
+
+    __slots__ = ("body", "marks", "needs", "ref", "seconds", "token", "version", "volatile")
+
+    def __init__(self, token: int, ref: weakref.ref[Any]) -> None:
+        self.token = token
+        self.ref = ref
+        self.version = 0
+        self.body: bytes | None = None
+        self.needs: Sequence[int] = ()
+        self.marks: Sequence[Mark] = ()
+        self.volatile = False
+        self.seconds: float | None = None  #: of a process: how long its calls took lately
+
+
+Needs = dict[int, Definition]  #: by token: all that the other side has to know before it can open a parcel
+
+
+class Book:
+    """The definitions of one environment, on the near side."""
+
+    def __init__(self, variable: Callable[[ContextVar[Any]], tuple[str, str] | None]) -> None:
+        self.variable = variable
+        self._lock = threading.RLock()
+        self._tokens = count(1)
+        self._by_id: dict[int, Definition] = {}
+        self._by_token: dict[int, Definition] = {}
+        self._globals: dict[tuple[str, str], Global] = {}
+        #: Tokens whose object is gone. Filled by weak references, so in any thread and at any moment: only appended to.
+        self.dropped: deque[int] = deque()
+
+    def reference(self, value: Any) -> int:
+        """The token of a definition."""
+        return self._definition(value).token
+
+    def global_token(self, module: str, name: str) -> int:
+        """The token of a global of ``__main__``."""
+        found = self._globals.get((module, name))
+        if found is None:
+            found = self._globals.setdefault((module, name), Global(module, name))
+        return self._definition(found).token
+
+    def resolve(self, token: int) -> Any:
+        """The object that a worker speaks of."""
+        definition = self._by_token.get(token)
+        value = None if definition is None else definition.ref()
+        if value is None:
+            raise LookupError("the function or class it was made with no longer exists here")
+        return value
+
+    def make(self, token: int, constructor: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Definitions are made on the far side only."""
+        raise LookupError(f"definition {token} came from a worker")
+
+    def process(self, process: Process[Any, Any], needs: Needs) -> Definition:
+        """The definition of a process, up to date; it and all it refers to are put into ``needs``."""
+        with self._lock:
+            return self._fresh(process, needs)
+
+    def pack(self, value: Any, needs: Needs) -> Parcel:
+        """Pickle a value. Raises whatever pickling it raises."""
+        try:
+            return self._pack(value, needs, by_value=False)
+        except FAULTS:
+            return self._pack(value, needs, by_value=True)
+
+    def open(self, parcel: Parcel) -> Any:
+        """Unpickle what a worker sent."""
+        return open_parcel(parcel, self)
+
+    def _pack(self, value: Any, needs: Needs, *, by_value: bool) -> Parcel:
+        found, parcel = pack_parcel(value, self, by_value=by_value)
+        if found:
+            with self._lock:
+                for token in found:
+                    self._fresh(self.resolve(token), needs)
+        return parcel
+
+    def _definition(self, value: Any) -> Definition:
+        with self._lock:
+            definition = self._by_id.get(id(value))
+            if definition is None or definition.ref() is not value:
+                token, key = next(self._tokens), id(value)
+
+                def gone(_: object, by_id: Any = self._by_id, by_token: Any = self._by_token, drop: Any = self.dropped) -> None:
+                    found = by_token.pop(token, None)
+                    if found is not None and by_id.get(key) is found:
+                        del by_id[key]
+                    drop.append(token)
+
+                definition = Definition(token, weakref.ref(value, gone))
+                self._by_id[key] = self._by_token[token] = definition
+            return definition
+
+    def _fresh(self, value: Any, needs: Needs) -> Definition:
+        definition = self._definition(value)
+        if definition.token in needs:
+            return definition
+        needs[definition.token] = definition  # before those it refers to: they may refer back
+        try:
+            if definition.body is None or definition.volatile or any(mark.changed(value) for mark in definition.marks):
+                self._build(definition, value)
+            for token in definition.needs:
+                other = self._by_token.get(token)
+                found = None if other is None else other.ref()
+                if found is not None:
+                    self._fresh(found, needs)
+        except BaseException:
+            del needs[definition.token]  # the next try must fail at the same place
+            raise
+        return definition
+
+    def _build(self, definition: Definition, value: Any) -> None:
+        reference = None if isinstance(value, Global) else by_reference(value)
+        if reference is not None:
+            if definition.body is None:
+                definition.body = pickle.dumps(_Reference(*reference), PROTOCOL)
+                definition.version = 1
+            return
+        marks, volatile = marks_of(value, with_globals=isinstance(value, FunctionType) and home_of(value) is None)
+        file = io.BytesIO()
+        packer = Packer(file, self, root=value, token=definition.token, by_value=True)
+        packer.dump(value)
+        body = file.getvalue()
+        definition.marks, definition.volatile, definition.needs = marks, volatile, tuple(packer.needs)
+        if body != definition.body:
+            definition.body = body
+            definition.version += 1
+
+
+class _Reference:
+    """An object that the other side imports."""
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._reduced = function, args
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._reduced

@@ -1,0 +1,493 @@
+"""What crosses to a worker process and back, and stays what it is."""
+
+import asyncio
+import copy
+import functools
+import gc
+import logging
+import sys
+import textwrap
+import threading
+
+import pytest
+import value_bodies as bodies
+from value_bodies import Basket, Color, Point
+from worker_tools import call, nothing_left, run_program, workers
+
+from theus.errors import ContractError, NotTransferable
+from theus.processes import Process, process
+from theus.state.head import Head
+from theus.testing.environments import EngineStub, Shop, make_call
+
+
+@pytest.fixture(autouse=True)
+def clean():
+    with nothing_left():
+        yield
+
+
+def run(main, **options):
+    """Run a coroutine function with a worker environment of one worker."""
+
+    async def whole():
+        async with workers(1, **options) as environment:
+            return await main(environment)
+
+    return asyncio.run(whole())
+
+
+def test_every_kind_of_function():
+    async def main(environment):
+        async def gives(function, *args):
+            return await call(environment, function, *args)
+
+        assert await gives(bodies.add, 1, 2) == 3
+        assert await gives(bodies.add_ten, 1) == 11
+        assert await gives(bodies.scale, 2) == 6
+        assert await gives(bodies.double, 4) == 8
+        assert await gives(functools.partial(bodies.double, 5)) == 10
+        assert await gives(lambda x: x + 1, 1) == 2
+        assert await gives(bodies.make_adder(5), 1) == (6, 1)
+        assert await gives(bodies.make_adder(6), 1) == (7, 2)
+        assert await gives(bodies.count_calls) == 3
+        assert await gives(bodies.make_recursive(), 7) is False
+        assert await gives(Basket({"tea": 2}).add, "tea") == Basket({"tea": 3})
+        assert await gives(Basket.of, "tea") == Basket({"tea": 1})
+        outcome = await environment.run(make_call(Basket({"tea": 2}).total, 5))
+        assert outcome.value == 7
+
+    run(main)
+
+
+def test_values_are_the_same_and_of_the_same_class():
+    local = bodies.make_class()
+
+    async def main(environment):
+        shared = [1]
+        for value in (
+            *(None, True, 1 << 80, 1.5, "é", b"x", 3j, (1, [2, {3}]), frozenset({1}), {"a": {(1, 2): None}}, range(3)),
+            *(Color.RED, Point(1, 2), Basket({"tea": 1}), local(5), Basket, local, Color, bodies.add, bodies.USER),
+            *(b"x" * 300_000, bytearray(300_000), [b"y" * 70_000] * 3, "z" * 200_000),
+        ):
+            found = await call(environment, bodies.echo, value)
+            assert found == value
+            assert type(found) is type(value)
+        twin = await call(environment, bodies.echo, [shared, shared])
+        assert twin[0] is twin[1]
+        assert await call(environment, bodies.kind, local(1)) is local
+        function = bodies.make_adder(1)
+        assert await call(environment, bodies.echo, function) is function
+        host = EngineStub()
+        reporter = Process(lambda ctx, value: ctx.report(value))
+        await environment.run(make_call(reporter, local(7), host=host))
+        assert host.reports == [local(7)]
+        (outcome,) = [await environment.run(make_call(Process(lambda ctx: ctx.pipe), pipe=local(8)))]
+        assert outcome.value == local(8)
+
+    run(main)
+
+
+def test_what_is_made_there_comes_back_by_value():
+    async def main(environment):
+        function, there = await call(environment, bodies.make_there)
+        assert function(1) == 2
+        assert type(there).__name__ == "There"
+        assert there.pid == environment.workers()[0].pid
+
+    run(main)
+
+
+def test_arrays_cross_out_of_band():
+    numpy = pytest.importorskip("numpy")
+
+    async def main(environment):
+        for shape in ((10,), (400, 500), (3, 200_000)):
+            array = numpy.arange(numpy.prod(shape), dtype=float).reshape(shape)
+            assert await call(environment, bodies.total, array) == array.sum()
+            twice = await call(environment, bodies.twice, array)
+            assert (twice == array * 2).all()
+            twice += 1  # writable
+            both = await call(environment, bodies.echo, [array, array.T])
+            assert (both[1] == array.T).all()
+        many = [numpy.full(20_000, n) for n in range(1500)]  # more buffers than a frame has parts for
+        found = await call(environment, bodies.echo, many)
+        assert all((a == b).all() for a, b in zip(found, many, strict=True))
+
+    run(main)
+
+
+def test_a_function_that_changed_is_sent_again():
+    factor = 2
+    table = {"plus": 1}
+
+    def scaled(x):
+        return x * factor + table["plus"] + helper(x)
+
+    def helper(x):
+        return offset
+
+    offset = 10
+
+    async def main(environment):
+        nonlocal factor, offset, helper
+        assert await call(environment, scaled, 3) == 17
+        factor = 3
+        assert await call(environment, scaled, 3) == 20
+        table["plus"] = 2
+        assert await call(environment, scaled, 3) == 21
+        offset = 20
+        assert await call(environment, scaled, 3) == 31
+
+        def helper(x):
+            return 0
+
+        assert await call(environment, scaled, 3) == 11
+
+    run(main)
+
+
+def test_definitions_are_sent_once_and_dropped_with_their_function():
+    async def main(environment):
+        pool, book = environment._pool, environment._book
+        for n in range(50):
+            assert await call(environment, lambda x, n=n: x + n, 1) == 1 + n
+        gc.collect()  # a process refers to itself
+        await call(environment, bodies.echo, 1)
+        known = pool._workers[0].known
+        assert len(book._by_token) <= 4
+        assert len(known) <= 6
+
+        def same(x):
+            return x
+
+        target = Process(same)
+        await environment.run(make_call(target, 1))
+        before = book._definition(target).version
+        for n in range(5):
+            await environment.run(make_call(target, n))
+        assert book._definition(target).version == before == 1
+
+    run(main)
+
+
+def test_only_what_the_contract_names_crosses():
+    class Unpicklable:
+        def __reduce__(self):
+            raise TypeError("must not cross")
+
+    @process(reads=["stock.{item}"], writes=["hits"])
+    def look(ctx, item):
+        ctx.domain.hits += 1
+        return ctx.domain.stock[item]
+
+    @process(reads=["stock"])
+    def nosy(ctx):
+        return ctx.domain.orders
+
+    @process
+    def undeclared(ctx):
+        return len(ctx.domain.orders)
+
+    async def main(environment):
+        domain = Shop(stock={"tea": 3}, orders=["a"])
+        head = Head(domain)
+        outcome = await environment.run(make_call(look, "tea", snapshot=head.snapshot))
+        assert outcome.value == 3
+        assert (await environment.run(make_call(undeclared, snapshot=head.snapshot))).value == 1
+        error = (await environment.run(make_call(nosy, snapshot=head.snapshot))).error
+        assert type(error) is ContractError
+        object.__setattr__(head.snapshot.root, "orders", Unpicklable())
+        fresh = copy.copy(head.snapshot.root)
+        from theus.state.snapshot import Snapshot
+
+        assert (await environment.run(make_call(look, "tea", snapshot=Snapshot(1, fresh)))).value == 3
+        with pytest.raises(NotTransferable, match=r"the domain\.orders: a .*Unpicklable"):
+            await environment.run(make_call(undeclared, snapshot=Snapshot(1, fresh)))
+
+    run(main)
+
+
+def test_the_place_that_cannot_cross_is_named():
+    lock = threading.Lock()
+
+    def closes_over():
+        return lock
+
+    @process
+    def keeps(ctx, value):
+        ctx.domain.stock["tea"] = value()
+
+    @process
+    def emits(ctx):
+        ctx.emit("done", {"x": threading.Lock()})
+
+    @process
+    def reports(ctx):
+        ctx.report([threading.Lock()])
+
+    async def main(environment):
+        async def what(target, *args, **options):
+            with pytest.raises(NotTransferable) as failure:
+                outcome = await environment.run(make_call(target, *args, **options))
+                raise outcome.error
+            assert failure.value.what in str(failure.value)
+            return failure.value.what
+
+        assert "closure variable 'lock' of" in await what(Process(closes_over))
+        assert await what(Process(bodies.add), 1, kwargs={"b": {"k": [lock]}}) == "argument 'b'['k'][0]: a _thread.lock"
+        assert await what(Process(bodies.echo).bind(value=lock), kwargs={"value": lock}) == "argument 'value' fixed by bind: a _thread.lock"
+        assert await what(Process(bodies.echo), Basket({"x": lock})) == "argument 'value'.items['x']: a _thread.lock"
+        assert await what(Process(lambda ctx: 1), pipe=[lock]) == "the pipe value[0]: a _thread.lock"
+        assert await what(emits) == "what was emitted for 'done'['x']: a _thread.lock"
+        assert await what(reports) == "the value[0]: a _thread.lock"
+        loop = [1]
+        loop.append((loop, lock))
+        assert await what(Process(bodies.echo), loop) == "argument 'value'[1][1]: a _thread.lock"
+        big = [[n] for n in range(100_000)]
+        big[70_000].append(lock)
+        assert await what(Process(bodies.echo), big) == "argument 'value'[70000][1]: a _thread.lock"
+
+    run(main)
+
+
+def test_context_variables_cross_if_they_can():
+    bodies.USER.set("ann")
+
+    async def main(environment):
+        for value in ("ann", Basket({"tea": 1}), [1, 2], None):
+            bodies.USER.set(value)
+            assert await call(environment, bodies.users) == (value, "nothing")
+            assert (await environment.run(make_call(bodies.users_async))).value == (value, "nothing")
+        bodies.USER.set(threading.Lock())  # cannot travel, so the default holds there
+        assert await call(environment, bodies.users) == ("nobody", "nothing")
+
+    run(main)
+
+
+class _Records(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.records = []
+
+    def emit(self, record):
+        self.records.append((record, bodies.USER.get()))
+
+
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO, logging.ERROR])
+def test_log_records_arrive_here(level):
+    handler = _Records()
+    bodies.log.addHandler(handler)
+
+    async def main(environment):
+        bodies.USER.set("ann")
+        await call(environment, bodies.log_some, 1)
+        bodies.log.setLevel(level)
+        handler.records.clear()
+        await call(environment, bodies.log_some, 7)
+
+    try:
+        run(main)
+    finally:
+        bodies.log.removeHandler(handler)
+        bodies.log.setLevel(logging.NOTSET)
+    records = [record for record, _ in handler.records]
+    wanted = {logging.DEBUG: ["detail 7", "counted 7", "it failed"], logging.INFO: ["counted 7", "it failed"]}
+    assert [r.getMessage() for r in records] == wanted.get(level, ["it failed"])
+    assert {user for _, user in handler.records} == {"ann"}  # in the context of the call
+    assert "ValueError: inside" in records[-1].exc_text
+    assert "log_some" in records[-1].exc_text
+    if level <= logging.INFO:
+        assert records[-2].theus_n == 7
+        assert "lock" in records[-2].odd_one
+
+
+def test_paths_and_directory_follow(tmp_path, monkeypatch):
+    (tmp_path / "answer_module.py").write_text("ANSWER = 42")
+
+    async def main(environment):
+        assert (await call(environment, bodies.where, "answer_module.py"))[0] is False
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+        assert await call(environment, bodies.where, "answer_module.py") == (True, str(tmp_path))
+        assert await call(environment, bodies.import_by_name, "answer_module") == 42
+
+    run(main)
+
+
+def test_print_and_warnings_reach_the_terminal(capfd):
+    async def main(environment):
+        await call(environment, bodies.warn)
+
+    run(main)
+    out, err = capfd.readouterr()
+    assert "printed in the worker" in out
+    assert "UserWarning: from the worker" in err
+
+
+def test_resources_that_cannot_cross():
+    lock = threading.Lock()
+
+    async def main(environment):
+        user = Process(lambda ctx, name: ctx.resource(name).next())
+        assert (await environment.run(make_call(user, "counter"))).value == 1
+        error = (await environment.run(make_call(user, "guard"))).error
+        assert type(error) is NotTransferable
+        assert "guard" in str(error)
+        error = (await environment.run(make_call(user, "unknown"))).error
+        assert "counter" in str(error)
+
+    from theus.testing.environments import Counter
+
+    run(main, resources={"counter": Counter, "guard": lambda: lock})
+
+
+# --- whole programs: what stands in __main__ -------------------------------------------------------------------------
+
+
+def test_a_script_without_a_guard(tmp_path):
+    out = run_program(
+        tmp_path,
+        textwrap.dedent(
+            """
+            from contextvars import ContextVar
+            from dataclasses import dataclass, field
+            from enum import Enum
+            from theus.state.fields import Tally
+
+            print("top level runs once")
+            Names = list
+            WHO = ContextVar("who", default="default")
+            FACTOR = 2
+
+            class Refused(Exception):
+                def __init__(self, item, left):
+                    super().__init__(f"{left} of {item}")
+                    self.left = left
+
+            class Color(Enum):
+                RED = 1
+
+            @dataclass
+            class Shop:
+                stock: dict[str, int] = field(default_factory=dict)
+                orders: Names[str] = field(default_factory=list)
+                hits: Tally = 0
+
+                def left(self, item):
+                    return self.stock[item]
+
+            @process(reads=["stock"], writes=["stock", "orders", "hits"])
+            def order(ctx, item):
+                if ctx.domain.left(item) < 1:
+                    raise Refused(item, 0)
+                ctx.domain.stock[item] -= 1
+                ctx.domain.orders.append(item)
+                ctx.domain.hits += 1
+                ctx.report(Color.RED)
+                ctx.send(count, n=1)
+                return Shop({"copy": FACTOR})
+
+            @process(nature="state")
+            def count(ctx, n):
+                ctx.domain.hits += n
+
+            def fact(n):
+                return 1 if n < 2 else n * fact(n - 1)
+
+            def even(n):
+                return n == 0 or odd(n - 1)
+
+            def odd(n):
+                return n != 0 and even(n - 1)
+
+            counter = 0
+
+            def bump():
+                global counter
+                counter += 1
+                return counter
+
+            def read_counter():
+                return counter
+
+            def who():
+                return WHO.get()
+
+            async def main():
+                global FACTOR, Shop
+                environment = WorkerEnvironment(1)
+                host = EngineStub()
+                head = Head(Shop({"tea": 1}))
+                outcome = await environment.run(make_call(order, "tea", snapshot=head.snapshot, host=host))
+                if outcome.error: raise outcome.error
+                assert isinstance(outcome.value, Shop) and outcome.value == Shop({"copy": 2}), outcome.value
+                assert host.reports == [Color.RED] and host.reports[0] is Color.RED
+                assert outcome.messages[0][0] is count
+                outcome = await environment.run(make_call(order, "tea", snapshot=Head(Shop({"tea": 0})).snapshot))
+                assert type(outcome.error) is Refused and outcome.error.left == 0
+                import traceback
+                assert "raise Refused(item, 0)" in "".join(traceback.format_exception(outcome.error))
+                FACTOR = 5
+                outcome = await environment.run(make_call(order, "tea", snapshot=head.snapshot))
+                assert outcome.value == Shop({"copy": 5})
+                assert await call(environment, fact, 5) == 120
+                assert await call(environment, even, 10) is True
+                assert await call(environment, bump) == 1
+                assert await call(environment, bump) == 2
+                assert await call(environment, read_counter) == 2 and counter == 0
+                WHO.set("ann")
+                assert await call(environment, who) == "ann"
+                assert await call(environment, lambda: sorted(vars(sys.modules["__main__"]).get("__file__", "-"))) == ["-"]
+                old = Shop
+
+                @dataclass
+                class Shop:
+                    stock: dict = field(default_factory=dict)
+                    extra: int = 7
+
+                new = Shop
+                found = await call(environment, lambda a: a, [old(), new()])
+                assert type(found[0]) is old and type(found[1]) is new
+                outcome = await environment.run(make_call(process(lambda ctx: ctx.domain.extra), snapshot=Head(new()).snapshot))
+                assert outcome.value == 7, outcome
+                assert await call(environment, lambda: Shop().extra) == 7
+                await environment.stop(1)
+                print("done")
+
+            asyncio.run(main())
+            """
+        ),
+    )
+    assert out.splitlines() == ["top level runs once", "done"]
+
+
+def test_an_error_of_the_main_script_prints_its_lines(tmp_path):
+    from worker_tools import start_program
+
+    program = start_program(
+        tmp_path,
+        textwrap.dedent(
+            """
+            def inner(n):
+                raise ValueError(f"bad {n}")
+
+            def outer(n):
+                inner(n)  # the way there
+
+            async def main():
+                environment = WorkerEnvironment(1)
+                try:
+                    await call(environment, outer, 3)
+                finally:
+                    await environment.stop(1)
+
+            asyncio.run(main())
+            """
+        ),
+    )
+    _, err = program.communicate(timeout=20)
+    assert "inner(n)  # the way there" in err
+    assert 'raise ValueError(f"bad {n}")' in err
+    assert err.strip().endswith("ValueError: bad 3")
+    assert "in outer" in err
+    assert "far.py" not in err

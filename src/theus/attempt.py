@@ -318,7 +318,7 @@ class Attempts:
                 )
                 if answer.error is not None:
                     raise answer.error
-            self._check_invariants(transaction)
+            check_invariants(self.engine.invariants, transaction)
 
         return complete
 
@@ -334,7 +334,7 @@ class Attempts:
             outcome = execute_message(call, transaction)
             if outcome.error is not None:
                 raise outcome.error
-            self._check_invariants(transaction)
+            check_invariants(self.engine.invariants, transaction)
 
         started = time.perf_counter()
         try:
@@ -346,15 +346,6 @@ class Attempts:
         if self.listening and not isinstance(result, Conflict) and result.ops:
             self._tell_commit(call, result, time.perf_counter() - started)
         return outcome
-
-    def _check_invariants(self, transaction: Transaction) -> None:
-        for invariant in self.engine.invariants:
-            name = getattr(invariant, "__name__", repr(invariant))
-            if not invariant(transaction.view()):
-                raise InvariantViolated(
-                    f"the commit was refused: it would break the invariant {name!r}. Nothing was changed.",
-                    invariant=name,
-                )
 
     def _deliver(self, call: Call, outcome: Outcome) -> None:
         for topic, value in outcome.emits:
@@ -430,6 +421,16 @@ class Attempts:
                 error=None if outcome.error is None else repr(outcome.error),
             )
         )
+
+
+def check_invariants(invariants: Iterable[Callable[[Any], object]], transaction: Transaction) -> None:
+    """Refuse a commit after which a predicate on the domain would not hold."""
+    for invariant in invariants:
+        name = getattr(invariant, "__name__", repr(invariant))
+        if not invariant(transaction.view()):
+            raise InvariantViolated(
+                f"the commit was refused: it would break the invariant {name!r}. Nothing was changed.", invariant=name
+            )
 
 
 def _before_star(paths: Iterable[Path]) -> set[Path]:

@@ -484,7 +484,7 @@ class Engine(Generic[D]):
         """
         if self.store is None:
             raise ScopeError("the engine was made without a domain: Engine(Shop(), ...).", scope="domain", process="")
-        return TransactionBlock(self.store)
+        return TransactionBlock(self.store, self.invariants)
 
     def explain(self, target: Any) -> Explanation:
         """Nature → environment → reason, for a process or each process of a workflow; print it, or read its rows."""

@@ -58,6 +58,7 @@ class Process(Step[In, Out]):
         "parameters",
         "pipe_parameter",
         "positional",
+        "positional_only",
         "required",
         "retries",
         "retry_on",
@@ -73,6 +74,7 @@ class Process(Step[In, Out]):
     is_source: bool  #: a generator function: a source of items for ``each``
     parameters: tuple[str, ...]  #: names after ``ctx``
     positional: int  #: how many of them may be given by position (a large number if ``*args``)
+    positional_only: frozenset[str]  #: names that cannot be given by name
     required: tuple[tuple[int, str], ...]  #: (place, name) of those without a default; place -1: by keyword only
     accepts_any: bool  #: has ``**kwargs``
     pipe_parameter: str | None  #: the parameter that takes the pipe value
@@ -146,6 +148,7 @@ class Process(Step[In, Out]):
         self.parameters = tuple(p.name for p in named)
         self.accepts_any = any(p.kind is kinds.VAR_KEYWORD for p in rest)
         self.positional = sys.maxsize if any(p.kind is kinds.VAR_POSITIONAL for p in rest) else len(by_position)
+        self.positional_only = frozenset(p.name for p in named if p.kind is kinds.POSITIONAL_ONLY)
         self.required = tuple(
             (index if p.kind is not kinds.KEYWORD_ONLY else -1, p.name)
             for index, p in enumerate(named)
@@ -230,7 +233,13 @@ class Process(Step[In, Out]):
     # --- arguments ---
 
     def check_names(self, names: Mapping[str, Any]) -> None:
-        """Refuse arguments that the function does not have."""
+        """Refuse arguments that the function does not have, or not by name."""
+        if taken := self.positional_only.intersection(names):
+            name = sorted(taken)[0]
+            raise DefinitionError(
+                f"process {self.name!r} takes {name!r} by position only (it stands before the / in its definition); "
+                "remove the /, or give the value by position."
+            )
         if not self.accepts_any:
             for name in names:
                 if name not in self.parameters:

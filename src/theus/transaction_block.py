@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, cast
 
+from theus.attempt import check_invariants
 from theus.errors import ConflictError
 from theus.protocols import Commit, Conflict, Store
 from theus.state.access import show
@@ -16,8 +19,9 @@ NAME = "engine.transaction()"
 class TransactionBlock(Generic[D]):
     """A transaction for set-up and migration code; committed at the end of its block, or not at all."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, invariants: Sequence[Callable[[D], object]]) -> None:
         self._store = store
+        self._invariants = invariants
         self._transaction: Transaction | None = None
 
     def _begin(self) -> D:
@@ -33,7 +37,10 @@ class TransactionBlock(Generic[D]):
             reads, ops = transaction.finish()
             if not ops:
                 return
-            answer = (await self._store.commit((Commit(transaction.base, reads, ops, NAME),)))[0]
+            commit = Commit(transaction.base, reads, ops, NAME)
+            if self._invariants:
+                commit.complete = functools.partial(check_invariants, self._invariants)
+            answer = (await self._store.commit((commit,)))[0]
             if isinstance(answer, Conflict):
                 path = show(answer.path)
                 raise ConflictError(

@@ -132,6 +132,7 @@ async def a_coroutine():
         (lambda: process(lambda run_id: None), "run_id"),
         (lambda: process(lambda ctx, progress: None), "progress"),
         (lambda: place.bind(skuu="tea"), "Did you mean 'sku'"),
+        (lambda: process(lambda a, b, /: None).bind(b=1), "by position only"),
     ],
 )
 def test_what_is_refused_when_it_is_defined(make, words):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from theus import Context, Engine, InvariantViolated, Tally, each, process
+from theus import ConflictError, Context, Engine, InvariantViolated, Tally, each, process
 from theus.state.head import Head
 from theus.testing.oracle import Recorder, World, random_script, run_history
 
@@ -315,6 +315,8 @@ def test_invariants_roll_back_and_say_which():
         with pytest.raises(InvariantViolated, match="never_negative") as caught:
             engine.run(withdraw, 60)
         assert caught.value.invariant == "never_negative"
+        with pytest.raises(InvariantViolated), engine.transaction() as bank:
+            bank.a = -1
         assert engine.state.a == 40
 
 
@@ -365,3 +367,29 @@ def test_readers_see_one_version():
         for reader in readers:
             reader.join()
         assert not torn
+
+
+def test_a_block_commits_whole_or_not_at_all_and_says_what_conflicts():
+    @process
+    def add(ctx):
+        ctx.domain.count += 1
+
+    with Engine(Bank()) as engine:
+        with engine.transaction() as bank:
+            bank.numbers["x"] = 1
+            bank.count = 7
+        assert (engine.state.count, engine.state.numbers) == (7, {"x": 1})
+        with pytest.raises(ZeroDivisionError), engine.transaction() as bank:
+            bank.count = 1 / 0
+        with pytest.raises(ConflictError, match="count was changed by 'add'"), engine.transaction() as bank:
+            seen = bank.count
+            engine.run(add)
+            bank.count = seen + 1
+        assert engine.state.count == 8
+
+        async def main():
+            async with engine.transaction() as bank:
+                bank.count += 1
+
+        asyncio.run(main())
+        assert engine.state.count == 9

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 import secrets
@@ -22,7 +23,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overload
 
-from theus.attempt import Attempts
+from theus.attempt import Attempts, check_invariants
 from theus.clock import SystemClock
 from theus.context import current
 from theus.environments.inline import InlineEnvironment
@@ -33,11 +34,12 @@ from theus.nature import Explained, Explanation, Profile
 from theus.placement import Placement, place
 from theus.portal import Exiting, Portal
 from theus.processes import Process, Step
-from theus.protocols import Clock, Environment, Event, Observer, RunEnded, RunStarted, Store
+from theus.protocols import Clock, Commit, Committed, Environment, Event, Observer, RunEnded, RunStarted, Store
 from theus.resources import Resources
 from theus.run import EventStream, Run, Stream, spawn_here
 from theus.schedule import NOTHING, Position, walk
 from theus.scope import forget_frames
+from theus.state.history import Change, Difference, Growth, readable, restoring
 from theus.state.snapshot import Snapshot, readonly
 from theus.stores.memory import MemoryStore
 from theus.tickets import Tickets
@@ -471,10 +473,7 @@ class Engine(Generic[D]):
     @property
     def state(self) -> D:
         """The committed domain, read-only: one version, that never changes while you hold it."""
-        snapshot = self.snapshot
-        if snapshot is None:
-            raise ScopeError("the engine was made without a domain: Engine(Shop(), ...).", scope="domain", process="")
-        return cast("D", snapshot.view())
+        return cast("D", self._opened().snapshot.view())
 
     def transaction(self) -> TransactionBlock[D]:
         """Change the state outside of processes: ``with engine.transaction() as shop: ...`` (or ``async with``).
@@ -482,9 +481,49 @@ class Engine(Generic[D]):
         Committed at the end of the block, or not at all if it raises. A block cannot be run again: if another
         commit changed what it read, ConflictError is raised.
         """
+        return TransactionBlock(self._opened(), self.invariants)
+
+    def history(self, n: int = 20) -> list[Change]:
+        """The newest ``n`` commits, oldest of them first: who changed what. Bounded: the last 256, or 4 MiB of writes."""
+        return self._opened().history.last(n)
+
+    def diff(self, v1: int, v2: int) -> list[Difference]:
+        """What changed from version ``v1`` to ``v2``: path, old and new value. Raises DefinitionError if one is not kept."""
+        store = self._opened()
+        old, new = (store.history.snapshot_at(version, store.snapshot) for version in (v1, v2))
+        return [readable(difference) for difference in store.history.differences(old, new)]
+
+    def restore(self, version: int) -> int:
+        """Make the state what it was at ``version``, in a new commit; gives the new version.
+
+        Raises:
+            DefinitionError: the version is not kept.
+            InvariantViolated: the old state would break an invariant.
+        """
+        store = self._opened()
+        while True:
+            newest = store.snapshot
+            changes = store.history.differences(newest, store.history.snapshot_at(version, newest))
+            if not changes:
+                return newest.version
+            # What it looked at must not change before it commits; if it does, look again.
+            reads = [(change.path[:-1], change.path[-1:], False, True) for change in changes]
+            commit = Commit(newest.version, reads, restoring(changes), f"engine.restore({version})")
+            if self.invariants:
+                commit.complete = functools.partial(check_invariants, self.invariants)
+            answer = _drive(store.commit((commit,)))[0]
+            if isinstance(answer, Committed):
+                return answer.version
+
+    def growth(self) -> list[Growth]:
+        """What only ever grew in the commits that are remembered, and which process grows it; fastest first."""
+        store = self._opened()
+        return store.history.growth(store.snapshot)
+
+    def _opened(self) -> Store:
         if self.store is None:
             raise ScopeError("the engine was made without a domain: Engine(Shop(), ...).", scope="domain", process="")
-        return TransactionBlock(self.store, self.invariants)
+        return self.store
 
     def explain(self, target: Any) -> Explanation:
         """Nature → environment → reason, for a process or each process of a workflow; print it, or read its rows."""

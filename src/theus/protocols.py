@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from theus.errors import ContractError
     from theus.processes import Process
     from theus.state.access import Ops, Reads
+    from theus.state.history import History
     from theus.state.snapshot import Snapshot
     from theus.state.transaction import Transaction
 
@@ -65,6 +66,10 @@ class Store(Protocol):
     @property
     def snapshot(self) -> Snapshot:
         """The newest committed state."""
+
+    @property
+    def history(self) -> History:
+        """The last commits, as far as they are kept."""
 
     async def open(self) -> Snapshot:
         """Get ready for use; gives the state as it is stored."""

@@ -149,26 +149,28 @@ def _patterns(option: str, value: object) -> tuple[object, ...]:
 
 
 class _Node:
-    """A pattern tree while it is built: what is granted here, and below which segments more is granted."""
+    """Patterns as a tree: what is granted here, and by which segments more is granted further down."""
 
-    __slots__ = ("keys", "read", "star", "write")
+    __slots__ = ("arguments", "keys", "read", "star", "write")
 
     def __init__(self) -> None:
         self.read = False
         self.write = False
-        self.keys: dict[Any, _Node] = {}
+        self.keys: dict[str, _Node] = {}
+        self.arguments: dict[str, _Node] = {}
         self.star: _Node | None = None
 
-    def add(self, segments: Pattern, arguments: Mapping[str, Any], *, write: bool) -> None:
+    def add(self, segments: Pattern, *, write: bool) -> None:
         node = self
         for segment in segments:
             if type(segment) is _Star:
                 if node.star is None:
                     node.star = _Node()
                 node = node.star
+            elif type(segment) is _Argument:
+                node = node.arguments.setdefault(segment.name, _Node())
             else:
-                key = arguments[segment.name] if type(segment) is _Argument else segment
-                node = node.keys.setdefault(key, _Node())
+                node = node.keys.setdefault(segment, _Node())
         if write:
             node.write = True
         else:
@@ -180,71 +182,124 @@ class Grant:
 
     A draft carries the grant of its place, so an access costs one dictionary lookup however many patterns
     the contract has; below a place that may be read and written freely there is nothing left to look up.
+
+    Several patterns may lead to one place (``stock.tea``, ``stock.*``, ``stock.{sku}``). Their nodes are overlaid when the
+    contract is made, as a nondeterministic automaton is made deterministic; only which keys equal an
+    argument is decided for each call, by ``_Bound``.
     """
 
-    __slots__ = ("_children", "_default", "arguments", "contract", "enumerable", "passable", "read", "write")
+    __slots__ = (
+        "_children",
+        "_default",
+        "_matched",
+        "_nodes",
+        "arguments",
+        "contract",
+        "enumerable",
+        "is_bound",
+        "names",
+        "passable",
+        "read",
+        "write",
+    )
 
-    def __init__(self, read: bool, write: bool, children: dict[Any, Grant | None], *default: Grant | None) -> None:
+    def __init__(self, nodes: list[_Node], read: bool, write: bool) -> None:
+        self._nodes = nodes
         self.read = read  #: everything at and below may be read
         self.write = write  #: everything at and below may be written
-        self._children = children
-        #: for keys that no pattern names; without one, it is the same at every depth
-        self._default: Grant | None = default[0] if default else self
-        inner = [child for child in (*children.values(), self._default) if child is not self]
-        #: leads to something readable
-        self.passable: bool = read or any(child is None or child.passable for child in inner)
-        beyond = self._default
-        self.enumerable = read or beyond is None or (beyond is not self and beyond.passable)  #: keys may be listed
         self.contract: Contract | None = None  #: set at the root, for the words of an error
         self.arguments: Mapping[str, Any] = {}
+        stars = [node.star for node in nodes if node.star is not None]
+        #: for keys that no pattern names; where no pattern goes further, it is the same at every depth
+        self._default: Grant | None = _compile(stars, read, write) if stars else _flat(read, write, self)
+        self._children: dict[Any, Grant | None] = {
+            key: self._match((key,), ()) for key in dict.fromkeys(key for node in nodes for key in node.keys)
+        }
+        self.names = tuple(
+            dict.fromkeys(name for node in nodes for name in node.arguments)
+        )  #: arguments that are keys here
+        self._matched: dict[tuple[Any, ...], Grant | None] = {}
+        inner = [*self._children.values(), *(self._match((), (name,)) for name in self.names)]
+        if self._default is not self:
+            inner.append(self._default)
+        #: leads to something readable
+        self.passable: bool = read or any(child is None or child.passable for child in inner)
+        #: the keys may be listed
+        self.enumerable: bool = read or (bool(stars) and (self._default is None or self._default.passable))
+        #: depends on arguments, here or below
+        self.is_bound: bool = bool(self.names) or any(child is not None and child.is_bound for child in inner)
+
+    def _match(self, keys: tuple[Any, ...], names: tuple[str, ...]) -> Grant | None:
+        """The grant below a key that patterns name literally (``keys``) or by these arguments."""
+        nodes = [node.star for node in self._nodes if node.star is not None]
+        nodes += [node.keys[key] for node in self._nodes for key in keys if key in node.keys]
+        nodes += [node.arguments[name] for node in self._nodes for name in names if name in node.arguments]
+        return _compile(nodes, self.read, self.write)
 
     def child(self, key: Any) -> Grant | None:
         """The grant one segment further down."""
         return self._children.get(key, self._default)
 
     def may_read(self, key: Any) -> bool:
-        child = self._children.get(key, self._default)
+        """Whether all of what is at ``key`` may be read."""
+        child = self.child(key)
         return child is None or child.read
 
     def may_find(self, key: Any) -> bool:
         """Whether it may be known if ``key`` is there: yes where a readable path leads through it."""
-        child = self._children.get(key, self._default)
+        child = self.child(key)
         return child is None or child.passable
 
     def may_write(self, key: Any) -> bool:
-        child = self._children.get(key, self._default)
+        """Whether ``key`` may be written."""
+        child = self.child(key)
         return child is None or child.write
 
 
-_NOTHING = Grant(False, False, {})
-_READ = Grant(True, False, {})
-_WRITE = Grant(False, True, {})
+class _Bound(Grant):
+    """A grant together with the arguments of one call."""
+
+    __slots__ = ("_static",)
+
+    def __init__(self, static: Grant, arguments: Mapping[str, Any]) -> None:  # no super: it is filled from ``static``
+        self._static = static
+        self.read = static.read
+        self.write = static.write
+        self.passable = static.passable
+        self.enumerable = static.enumerable
+        self.contract = static.contract
+        self.arguments = arguments
+
+    def child(self, key: Any) -> Grant | None:
+        static = self._static
+        arguments = self.arguments
+        child = static._children.get(key, static._default)
+        if static.names:
+            names = tuple(name for name in static.names if arguments[name] is key or (arguments[name] == key) is True)
+            if names:
+                literal = (key,) if key in static._children else ()
+                matched = static._matched
+                if (literal, names) not in matched:
+                    matched[literal, names] = static._match(literal, names)
+                child = matched[literal, names]
+        return child if child is None or not child.is_bound else _Bound(child, arguments)
 
 
-def _flat(read: bool, write: bool) -> Grant | None:
-    """The grant that is the same at every depth."""
+def _flat(read: bool, write: bool, own: Grant) -> Grant | None:
+    """The grant below the end of all patterns: what was granted on the way."""
     if read and write:
         return None
-    if not read and not write:
-        return _NOTHING
-    return _READ if read else _WRITE
+    return own if not own._nodes else _compile([], read, write)
 
 
 def _compile(nodes: list[_Node], read: bool, write: bool) -> Grant | None:
-    """Overlay pattern trees (a literal segment and ``*`` may both lead here) and hand down what was granted above."""
+    """Overlay the nodes to which one key leads, and hand down what was granted above."""
     read = read or any(node.read for node in nodes)
     write = write or any(node.write for node in nodes)
     if read and write:
         return None
-    stars = [node.star for node in nodes if node.star is not None]
-    names: dict[Any, None] = {key: None for node in nodes for key in node.keys}
-    if not stars and not names:
-        return _flat(read, write)
-    default = _compile(stars, read, write) if stars else _flat(read, write)
-    children = {
-        key: _compile([*(node.keys[key] for node in nodes if key in node.keys), *stars], read, write) for key in names
-    }
-    return Grant(read, write, children, default)
+    deeper = [node for node in nodes if node.keys or node.arguments or node.star is not None]
+    return Grant(deeper, read, write)
 
 
 # --- contract --------------------------------------------------------------------------------------------------------
@@ -257,7 +312,7 @@ class Contract:
     Giving one of them makes the other empty.
     """
 
-    __slots__ = ("_exclusive", "_patterns", "_shared", "exclusive", "parameters", "process", "reads", "writes")
+    __slots__ = ("_exclusive", "_grant", "exclusive", "parameters", "process", "reads", "writes")
 
     def __init__(
         self,
@@ -273,10 +328,13 @@ class Contract:
         self.writes = None if writes is None else tuple(writes)
         self.exclusive = tuple(exclusive)
         self._exclusive = tuple(exclusive.values())
-        self._patterns = [(pattern, False) for pattern in (reads or {}).values()]
-        self._patterns += [(pattern, True) for pattern in (writes or {}).values()]
-        bound = any(type(segment) is _Argument for pattern, _ in self._patterns for segment in pattern)
-        self._shared: Grant | None = None if bound or not self.declared else self._bind({})
+        patterns = [(pattern, False) for pattern in (reads or {}).values()]
+        patterns += [(pattern, True) for pattern in (writes or {}).values()]
+        root = _Node()
+        for pattern, write in patterns:
+            root.add(pattern, write=write)
+        self._grant = Grant([root], False, False)
+        self._grant.contract = self
 
     @classmethod
     def parse(
@@ -307,19 +365,9 @@ class Contract:
 
     def grant(self, arguments: Mapping[str, Any]) -> Grant | None:
         """What a call with these arguments may touch; ``None``: everything."""
-        if self._shared is not None or not self.declared:
-            return self._shared
-        return self._bind(arguments)
-
-    def _bind(self, arguments: Mapping[str, Any]) -> Grant | None:
-        root = _Node()
-        for pattern, write in self._patterns:
-            root.add(pattern, arguments, write=write)
-        grant = _compile([root], False, False) if self._patterns else Grant(False, False, {})
-        if grant is not None:
-            grant.contract = self
-            grant.arguments = arguments
-        return grant
+        if self.reads is None:
+            return None
+        return _Bound(self._grant, arguments) if self._grant.is_bound else self._grant
 
     def tickets(self, arguments: Mapping[str, Any]) -> tuple[Path, ...]:
         """The paths of ``exclusive=`` for these arguments; ``*`` stays as the text ``"*"``."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from theus.state.access import Grant, Op
 from theus.state.faces import DictFace
-from theus.state.node import MAKERS, Node
+from theus.state.node import KIND_MAKERS, Node
 from theus.state.values import (
     DICT,
     DICTS,
@@ -329,5 +329,5 @@ class DictDraft(DictFace, Node):
 
 
 MutableMapping.register(DictDraft)
-MAKERS[DICT] = DictDraft
+KIND_MAKERS[DICT] = DictDraft
 register(DictDraft)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from theus.state.access import Grant, Op, show
 from theus.state.fields import tally_fields
 from theus.state.models import assigned, assigns_itself, attribute, special_methods
-from theus.state.node import MAKERS, Node, make_tuple
+from theus.state.node import KIND_MAKERS, MAKERS, Node, make_tuple
 from theus.state.tally import TallyDraft
 from theus.state.values import (
     FACE,
@@ -53,24 +53,9 @@ class ObjectNode(Node):
 
     __slots__ = ("_added", "_written", "face")
 
+    _written: dict[str, None]  #: fields that were assigned or deleted, in order
+    _added: dict[str, int] | None  #: what was added to Tally fields
     face: Any
-
-    def __init__(
-        self, tx: Transaction, parent: Node | None, key: Any, grant: Grant | None, base: Any, cls: Any
-    ) -> None:
-        self._tx = tx
-        self._parent = parent
-        self._key = key
-        self._grant = grant
-        self._base = base
-        self._reads = set()
-        self._shape = self._deep = False
-        self._dirty = cls._theus_watched
-        self._written: dict[str, None] = {}  #: fields that were assigned or deleted, in order
-        self._added: dict[str, int] | None = None  #: what was added to Tally fields
-        tx._nodes.append(self)
-        self.face = face = _new(cls)
-        cls._theus_set(face, self)
 
     def _face(self) -> Any:
         return self.face
@@ -405,6 +390,7 @@ def _generate(cls: type) -> type:
     made: Any = type(cls.__name__, (ObjectDraft,), body) if model else type(cls)(cls.__name__, (ObjectDraft, cls), body)
     made._theus_set = made.__dict__["_theus_node"].__set__
     register(made)
+    MAKERS[cls] = _maker(made)
     return made  # type: ignore[no-any-return]
 
 
@@ -423,9 +409,37 @@ _new = object.__new__
 
 
 def make_object(tx: Transaction, parent: Node | None, key: Any, grant: Grant | None, value: Any) -> Any:
-    """The draft of an object."""
-    return ObjectNode(tx, parent, key, grant, value, _CLASSES.get(type(value)) or draft_class(type(value))).face
+    """The draft of an object, the first of its class in this program."""
+    cls = type(value)
+    draft_class(cls)
+    return MAKERS[cls](tx, parent, key, grant, value)
 
 
-MAKERS[OBJECT] = make_object
-MAKERS[TUPLE] = make_tuple
+def _maker(cls: Any) -> Any:
+    """The function that makes the drafts of one class."""
+    watched = cls._theus_watched
+    set_node = cls.__dict__["_theus_node"].__set__
+
+    # Filled in here and not in an ``__init__``: this is a good part of a small transaction.
+    def make(tx: Transaction, parent: Node | None, key: Any, grant: Grant | None, value: Any) -> Any:
+        node = _new(ObjectNode)
+        node._tx = tx
+        node._parent = parent
+        node._key = key
+        node._grant = grant
+        node._base = value
+        node._reads = set()
+        node._shape = node._deep = False
+        node._dirty = watched
+        node._written = {}
+        node._added = None
+        node.face = face = _new(cls)
+        set_node(face, node)
+        tx._nodes.append(node)
+        return face
+
+    return make
+
+
+KIND_MAKERS[OBJECT] = make_object
+KIND_MAKERS[TUPLE] = make_tuple

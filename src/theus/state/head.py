@@ -31,6 +31,7 @@ from theus.errors import Path
 from theus.protocols import Commit, Committed, Conflict
 from theus.state.access import Op, Ops, Reads
 from theus.state.apply import Editor
+from theus.state.history import History
 from theus.state.snapshot import Snapshot
 from theus.state.transaction import Transaction
 from theus.state.values import ingest_domain
@@ -65,6 +66,7 @@ class Head:
         self._horizon = version  #: reads on older versions cannot be validated any more
         self._alive: list[weakref.ref[Snapshot]] = [weakref.ref(self._snapshot)]
         self._sweep_at = 256
+        self.history = History(self._snapshot)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -169,6 +171,7 @@ class Head:
         self._alive.append(_weak(snapshot))
         self._snapshot = snapshot
         self.version = version
+        self.history.add(snapshot, author, operations)
         if len(self._alive) > self._sweep_at or self._places > self._sweep_at:
             self._sweep()
         return version

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from theus.state.access import Grant, Op
 from theus.state.dicts import MANY
 from theus.state.faces import ListFace
-from theus.state.node import MAKERS, Node
+from theus.state.node import KIND_MAKERS, Node, maker_of
 from theus.state.values import DEQUE, FACE, KINDS, LEAF, LIST, LISTS, MISSING, copy_as, ingest, plain, register
 from theus.state.versioned import LIMIT, VList
 
@@ -80,9 +80,9 @@ class ListDraft(ListFace, Node):
         base = self._base
         size = len(base)
         if index >= size:
+            self._read_shape()  # which element of the tail this is depends on the length of the base
             if index - size < len(self._tail):
                 return self._tail[index - size]
-            self._read_shape()
             raise IndexError("list index out of range")
         value = base[index]
         if KINDS.get(type(value)) == LEAF:
@@ -149,7 +149,7 @@ class ListDraft(ListFace, Node):
 
     def _adopt(self, index: int, value: Any) -> Any:
         """The draft of an element, without asking whether it may be read."""
-        maker = MAKERS.get(KINDS[type(value)])
+        maker = maker_of(type(value))
         if maker is None:
             return value
         return maker(self._tx, self, index, None if self._grant is None else self._grant.child(index), value)
@@ -193,11 +193,11 @@ class ListDraft(ListFace, Node):
             return
         size = len(self._base)
         count = size + len(self._tail)
-        if index < 0:
+        if not 0 <= index < size:  # else it stays where it is, whoever appends meanwhile
             self._read_shape_for_write()
+        if index < 0:
             index += count
         if not 0 <= index < count:
-            self._read_shape_for_write()
             raise IndexError("list assignment index out of range")
         if index not in self._written and self._known.get(index, MISSING) is value and KINDS.get(type(value)) == FACE:
             return  # ``draft[0] += [...]`` puts back what is there
@@ -385,7 +385,7 @@ class DequeDraft(ListDraft):
 
 
 MutableSequence.register(ListDraft)
-MAKERS[LIST] = ListDraft
-MAKERS[DEQUE] = DequeDraft
+KIND_MAKERS[LIST] = ListDraft
+KIND_MAKERS[DEQUE] = DequeDraft
 register(ListDraft)
 register(DequeDraft)

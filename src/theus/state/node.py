@@ -18,14 +18,28 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from theus.errors import Path, ScopeError
-from theus.state.access import Grant, Op
-from theus.state.values import KINDS, Face, ingest, kind_of, rebuild_tuple
+from theus.state.access import Grant, Op, Read
+from theus.state.values import OBJECT, Face, ingest, kind_of, rebuild_tuple
 
 if TYPE_CHECKING:
     from theus.state.transaction import Transaction
 
+Maker = Callable[[Any, Any, Any, Grant | None, Any], Any]
+
 #: kind -> function(transaction, parent, key, grant, value at rest) -> face
-MAKERS: dict[int, Callable[[Any, Any, Any, Grant | None, Any], Any]] = {}
+KIND_MAKERS: dict[int, Maker] = {}
+#: the same by the type of the value; None: it is a leaf. Filled as types are met
+MAKERS: dict[type, Maker | None] = {}
+
+
+def maker_of(cls: type) -> Maker | None:
+    """What makes the draft of a value of this type; None: it is a leaf."""
+    if cls not in MAKERS:
+        maker = KIND_MAKERS.get(kind_of(cls))
+        if kind_of(cls) == OBJECT:
+            return maker  # it puts a better one here itself
+        MAKERS[cls] = maker
+    return MAKERS[cls]
 
 
 def ended(process: str) -> ScopeError:
@@ -102,10 +116,8 @@ class Node(Face):
 
     def _wrap(self, key: Any, value: Any) -> Any:
         """What the user gets for a value at rest below this node: a leaf as it is, else a draft of it."""
-        kind = KINDS.get(type(value))
-        if kind is None:
-            kind = kind_of(type(value))
-        maker = MAKERS.get(kind)
+        cls = type(value)
+        maker = MAKERS[cls] if cls in MAKERS else maker_of(cls)
         grant = self._grant
         if maker is not None:
             return maker(self._tx, self, key, None if grant is None else grant.child(key), value)
@@ -158,6 +170,21 @@ class Node(Face):
             self._refuse("write")
 
     # --- the end ---
+
+    def _account(self, reads: list[Read], active: set[int]) -> None:
+        """Append what was read here. Comes for the children first; ``active``: those below which something happened.
+
+        A read or write below a place is checked against the replacement of everything above it, so that a place
+        was looked up need only be recorded if nothing below vouches for it.
+        """
+        parent = self._parent
+        if self._reads or self._shape or self._deep:
+            reads.append((self._path(), self._reads, self._shape, self._deep))
+        elif parent is not None and id(self) not in active and not (self._dirty and self._wrote()):
+            parent._reads.add(self._key)
+            return
+        if parent is not None:
+            active.add(id(parent))
 
     def _wrote(self) -> bool:
         """Whether the process changed something at this node itself."""
@@ -232,7 +259,7 @@ class TupleNode(Node):
 
 def make_tuple(tx: Transaction, parent: Node, key: Any, grant: Grant | None, value: tuple[Any, ...]) -> Any:
     """A tuple of leaves is a leaf; one that holds more is rebuilt with drafts in it."""
-    if all(MAKERS.get(kind_of(type(part))) is None for part in value):
+    if all(maker_of(type(part)) is None for part in value):
         if grant is not None and not grant.read:
             parent._refuse("read", key)
         parent._reads.add(key)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from theus.state.access import Grant, Op
 from theus.state.faces import SetFace, is_set
-from theus.state.node import MAKERS, Node
+from theus.state.node import KIND_MAKERS, Node
 from theus.state.values import SET, SETS, copy_as, plain, register
 from theus.state.versioned import LIMIT, VSet
 
@@ -205,5 +205,5 @@ class SetDraft(SetFace, Node):
 
 
 MutableSet.register(SetDraft)
-MAKERS[SET] = SetDraft
+KIND_MAKERS[SET] = SetDraft
 register(SetDraft)

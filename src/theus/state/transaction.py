@@ -28,9 +28,9 @@ import theus.state.sets  # noqa: F401  (they make themselves known as makers of 
 from theus.errors import ContractError, Path
 from theus.state.access import Grant, Op, Ops, Read, Reads
 from theus.state.apply import apply_ops
-from theus.state.node import MAKERS, Ended, Node, ended
+from theus.state.node import MAKERS, Ended, Node, ended, maker_of
 from theus.state.snapshot import Snapshot
-from theus.state.values import KINDS, MISSING, OBJECT, kind_of
+from theus.state.values import MISSING, OBJECT, kind_of
 
 
 class Transaction:
@@ -84,7 +84,9 @@ class Transaction:
         if nodes is None:
             raise ended(self._process)
         root = self._root
-        return MAKERS[KINDS.get(type(root)) or kind_of(type(root))](self, None, None, self._grant, root)
+        maker = MAKERS.get(type(root)) or maker_of(type(root))
+        assert maker is not None
+        return maker(self, None, None, self._grant, root)
 
     @property
     def touched(self) -> bool:
@@ -108,26 +110,10 @@ class Transaction:
         for node in nodes:
             if node._dirty and node._wrote() and (node._parent is None or node._attached()):
                 node._emit(operations)
-        # Children come after their parents in ``nodes``. A read or write below a place is checked against the
-        # replacement of everything above it, so that a place was looked up need only be recorded if nothing below
-        # vouches for it.
         reads: list[Read] = [*self._kept]
-        active: set[int] | None = None
-        for node in reversed(nodes):
-            parent = node._parent
-            if parent is None:
-                if node._reads or node._shape or node._deep:
-                    reads.append(((), node._reads, node._shape, node._deep))
-                break  # the root is the first of all
-            if node._reads or node._shape or node._deep:
-                reads.append((node._path(), node._reads, node._shape, node._deep))
-            elif not (active and id(node) in active) and not (node._dirty and node._wrote()):
-                parent._reads.add(node._key)
-                continue
-            if parent._parent is not None:
-                if active is None:
-                    active = set()
-                active.add(id(parent))
+        active: set[int] = set()
+        for node in reversed(nodes):  # children come after their parents in ``nodes``
+            node._account(reads, active)
         return reads, operations
 
     def close(self) -> None:

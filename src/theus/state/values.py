@@ -47,11 +47,14 @@ def kind_of(cls: type) -> int:
     return kind
 
 
+_HEAP = 1 << 9  #: the flag of classes that Python code made; others (exceptions, int) keep more than attributes
+
+
 def _classify(cls: type) -> int:
     for base, kind in ((tuple, TUPLE), (dict, DICT), (list, LIST), (set, SET), (deque, DEQUE)):
         if issubclass(cls, base):
             return kind
-    if is_dataclass(cls) or is_model(cls):
+    if (is_dataclass(cls) and all(base.__flags__ & _HEAP for base in cls.__mro__[:-1])) or is_model(cls):
         return OBJECT
     if any(base.__name__ == "ndarray" and base.__module__.partition(".")[0] == "numpy" for base in cls.__mro__):
         return ARRAY

@@ -7,6 +7,7 @@ from typing import Any
 
 from theus.protocols import Commit, Committed, Conflict
 from theus.state.head import Head
+from theus.state.history import History
 from theus.state.snapshot import Snapshot
 
 
@@ -19,6 +20,11 @@ class MemoryStore:
     @property
     def snapshot(self) -> Snapshot:
         return self._head.snapshot
+
+    @property
+    def history(self) -> History:
+        """The last commits."""
+        return self._head.history
 
     async def open(self) -> Snapshot:
         return self._head.snapshot

@@ -136,8 +136,8 @@ class Attempts:
         try:
             while True:
                 attempt += 1
-                if ticket is not None:
-                    await ticket.turn(blocking=run.blocking)
+                if ticket is not None and not ticket.ready:
+                    await self._wait_for(ticket, profile)
                 call = self._call(process, args, kwargs, value, attempt, position)
                 call.kept = kept
                 call.holds_ticket = ticket is not None
@@ -151,7 +151,7 @@ class Attempts:
                 kept = outcome.kept or kept
                 if outcome.error is None and (outcome.ops or outcome.messages):
                     if engine.tickets.any:
-                        again, ticket = await self._give_way(process, outcome, ticket)
+                        again, ticket = await self._give_way(process, outcome, ticket, profile)
                         if again:
                             continue
                     conflict = await self._commit(call, outcome)
@@ -218,8 +218,15 @@ class Attempts:
             paths |= profile.hot
         return self.engine.tickets.request(paths, process.name) if paths else None
 
+    async def _wait_for(self, ticket: Ticket, profile: Profile) -> None:
+        started = time.perf_counter()
+        try:
+            await ticket.turn(blocking=self.run.blocking)
+        finally:
+            profile.waited += time.perf_counter() - started
+
     async def _give_way(
-        self, process: Process[Any, Any], outcome: Outcome, ticket: Ticket | None
+        self, process: Process[Any, Any], outcome: Outcome, ticket: Ticket | None, profile: Profile
     ) -> tuple[bool, Ticket | None]:
         """Before a commit: wait behind those who queue for what it writes. Gives whether the body has to run again."""
         tickets = self.engine.tickets
@@ -230,7 +237,7 @@ class Attempts:
         if ticket is None:
             ticket = tickets.request(paths, process.name)
             try:
-                await ticket.turn(blocking=self.run.blocking)
+                await self._wait_for(ticket, profile)
             except BaseException:  # cancelled while it waited: nobody else knows of this ticket yet
                 ticket.release()
                 raise
@@ -245,7 +252,7 @@ class Attempts:
         """After a conflict: the ticket with which the next attempt begins."""
         process = call.process
         paths = {*touched(outcome.reads, outcome.ops), conflict.path}
-        profile.conflicts += 1
+        profile.conflict(show(conflict.path), conflict.author)
         profile.heat = 1.0
         profile.hot = frozenset(paths)
         if self.listening:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from theus.processes import Process
     from theus.protocols import Outcome
 
+MOST_RIVALS = 64  #: different (path, process) that are counted
 SAMPLE = 16  #: the CPU of every so manyeth inline call is measured, and of the first
 
 
@@ -27,6 +29,8 @@ class Profile:
     calls: int = 0
     failures: int = 0
     conflicts: int = 0
+    rivals: Counter[tuple[str, str]] = field(default_factory=Counter)  #: (path, process that changed it) -> conflicts
+    waited: float = 0.0  #: seconds in queues for contended paths
     wall: float = 0.0
     wall_max: float = 0.0
     cpu: float = 0.0
@@ -53,6 +57,12 @@ class Profile:
             self.cpu_wall += wall
         if outcome.place and outcome.place not in self.places and len(self.places) < 64:
             self.places.add(outcome.place)
+
+    def conflict(self, path: str, author: str) -> None:
+        """Count an attempt that has to be made again, and because of whom."""
+        self.conflicts += 1
+        if len(self.rivals) < MOST_RIVALS or (path, author) in self.rivals:
+            self.rivals[path, author] += 1
 
     @property
     def computes(self) -> float | None:
@@ -85,6 +95,8 @@ class Profile:
             self.calls,
             self.failures,
             self.conflicts,
+            "; ".join(f"{count} with {author!r} on {path}" for (path, author), count in self.rivals.most_common(3)),
+            self.waited,
             self.wall,
             self.cpu / self.cpu_calls * self.calls if self.cpu_calls else None,
             tuple(sorted(self.places)),
@@ -101,7 +113,9 @@ class Explained:
     reason: str
     calls: int
     failures: int
-    conflicts: int
+    conflicts: int  #: attempts that were made again because of another commit
+    rivals: str  #: the most frequent of them: how many, with whom, on which path
+    waited: float  #: seconds in queues for contended paths
     wall: float
     cpu: float | None
     places: tuple[str, ...]  #: threads and worker processes it ran in
@@ -128,7 +142,10 @@ class Explanation:
             for row in self.rows
         ]
         widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in [head, *lines]
-        )
+        shown = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in [head, *lines]]
+        for row in self.rows:
+            if row.conflicts:
+                shown.append(
+                    f"{row.process}: {row.conflicts} conflicts, {row.rivals}; waited {row.waited:.3f} s for its turn"
+                )
+        return "\n".join(shown)

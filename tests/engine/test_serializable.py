@@ -101,6 +101,9 @@ def test_a_hundred_awaiting_increments_are_a_hundred():
         assert engine.state.count == 100
         row = engine.explain(increment).rows[0]
         assert row.calls == 100
+        assert row.conflicts > 0
+        assert row.rivals == f"{row.conflicts} with 'increment' on count"
+        assert f"{row.conflicts} conflicts" in str(engine.explain(increment))
 
 
 def test_eight_threads_lose_nothing():

@@ -236,7 +236,7 @@ def _compare(path: Path, old: Any, new: Any) -> Difference | None:
         if old_child is MISSING:
             return None
         old, new = old_child, new_child
-    if old is new or (type(old) is type(new) and kind_of(type(old)) not in (OBJECT,) and old == new):
+    if old is new or (type(old) is type(new) and kind_of(type(old)) != OBJECT and old == new):
         return None
     return Difference(path, old, new)
 

@@ -16,7 +16,7 @@ LAYERS: list[set[str]] = [
     {"processes", "context", "scope", "resources", "workflow", "drawing"},
     {"stores", "environments"},
     {"nature", "placement", "proposal", "schedule", "tickets"},
-    {"attempt", "run", "portal", "transaction_block", "engine"},
+    {"attempt", "doors", "engine", "portal", "run", "topics", "transaction_block"},
     {
         "observe",
         "cli",

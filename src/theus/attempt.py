@@ -356,7 +356,7 @@ class Attempts:
 
     def _deliver(self, call: Call, outcome: Outcome) -> None:
         for topic, value in outcome.emits:
-            self.engine.deliver(topic, value)
+            self.engine.topics.deliver(topic, value)
             if self.listening:
                 self.tell(Emitted(**self._where(call.key), process=call.process.name, topic=topic, value=value))
 

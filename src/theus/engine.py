@@ -14,18 +14,17 @@ import functools
 import itertools
 import logging
 import secrets
-import sys
 import threading
 import time
-import warnings
 import weakref
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overload
 
 from theus.attempt import Attempts, check_invariants
 from theus.clock import SystemClock
 from theus.context import current
+from theus.doors import drive, warn_about_loop
 from theus.environments.inline import InlineEnvironment
 from theus.environments.loop import LoopEnvironment
 from theus.environments.thread import ThreadEnvironment
@@ -43,6 +42,7 @@ from theus.state.history import Change, Difference, Growth, readable, restoring
 from theus.state.snapshot import Snapshot, readonly
 from theus.stores.memory import MemoryStore
 from theus.tickets import Tickets
+from theus.topics import Topics
 from theus.transaction_block import TransactionBlock
 from theus.workflow import Each, Parallel, Workflow, as_step, check_start, leaves
 
@@ -112,6 +112,7 @@ class Engine(Generic[D]):
         self._max_pending = max_pending
         self._resources = Resources(resources)
         self._portal = Portal(loop_factory)
+        self.topics = Topics(self._portal)
         self.environments: dict[str, Environment] = {
             "inline": InlineEnvironment(),
             "loop": LoopEnvironment(self.clock),
@@ -124,8 +125,6 @@ class Engine(Generic[D]):
         self._profiles: dict[int, Profile] = {}
         self._active: set[Run[Any]] = set()
         self._ended = threading.Condition()
-        self._handlers: dict[str, list[Callable[[Any], Any]]] = {}
-        self._deliveries: set[asyncio.Task[Any]] = set()
         self._closed = False
         # Also when nobody closes it: at its garbage collection, or at the interpreter's exit.
         self._finalizer = weakref.finalize(self, _shut_down, self._portal, self.environments, self._resources, 1.0)
@@ -179,7 +178,7 @@ class Engine(Generic[D]):
         """
         run, start = self._prepare(target, args, kwargs, run_id, blocking=True, progress=progress)
         try:
-            return _drive(self._execute(run, start)) if run.blocking and not self.debug else self._wait(run, start)
+            return drive(self._execute(run, start)) if run.blocking and not self.debug else self._wait(run, start)
         except Exiting as carried:
             raise carried.error from None
 
@@ -191,7 +190,7 @@ class Engine(Generic[D]):
                 "write: await engine.arun(...)."
             )
         if asyncio._get_running_loop() is not None:
-            _warn_about_loop()
+            warn_about_loop()
         elif self.debug:
             return asyncio.run(self._execute(run, start))
         answer, cancel = self._portal.spawn(self._execute(run, start))
@@ -441,32 +440,9 @@ class Engine(Generic[D]):
             except Exception:
                 log.exception("an observer failed on %s", type(event).__name__)
 
-    # --- talking ---
-
     def on(self, topic: str, handler: Callable[[Any], Any]) -> None:
         """Call ``handler(value)`` for each ``ctx.emit(topic, value)``, after its commit; def or async def."""
-        if not callable(handler):
-            raise DefinitionError(f"engine.on({topic!r}, ...) takes a function of the value, not {handler!r}.")
-        self._handlers.setdefault(topic, []).append(handler)
-
-    def deliver(self, topic: str, value: Any) -> None:
-        """Hand an emitted value to its handlers. The commit is made: what a handler raises is logged, not raised."""
-        for handler in self._handlers.get(topic, ()):
-            try:
-                answer = handler(value)
-                if isinstance(answer, Coroutine):
-                    self._deliver_later(answer)
-            except Exception:
-                log.exception("a handler of %r failed", topic)
-
-    def _deliver_later(self, work: Coroutine[Any, Any, Any]) -> None:
-        loop = asyncio._get_running_loop()
-        if loop is None:
-            self._portal.spawn(_logged(work))
-        else:
-            task = loop.create_task(_logged(work))
-            self._deliveries.add(task)  # a loop keeps only weak references to its tasks
-            task.add_done_callback(self._deliveries.discard)
+        self.topics.on(topic, handler)
 
     # --- looking ---
 
@@ -511,7 +487,7 @@ class Engine(Generic[D]):
             commit = Commit(newest.version, reads, restoring(changes), f"engine.restore({version})")
             if self.invariants:
                 commit.complete = functools.partial(check_invariants, self.invariants)
-            answer = _drive(store.commit((commit,)))[0]
+            answer = drive(store.commit((commit,)))[0]
             if isinstance(answer, Committed):
                 return answer.version
 
@@ -553,7 +529,7 @@ class Engine(Generic[D]):
             run.cancel()
         deadline = time.monotonic() + grace
         with self._ended:
-            while any(run.loop is not here or here is None for run in self._active):
+            while any(run.loop is not here or here is None for run in list(self._active)):
                 if not self._ended.wait(deadline - time.monotonic()):
                     break
         if self._finalizer.detach():
@@ -603,39 +579,6 @@ class _Plan:
     inline: bool  #: a blocking run needs no loop
 
 
-def _drive(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never really waits, without a loop: everything in it that waits, blocks."""
-    try:
-        work.send(None)
-    except StopIteration as end:
-        return cast("T", end.value)
-    work.close()
-    raise AssertionError("a run without a loop has waited for one; this is a bug in Theus, please report it")
-
-
-async def _logged(work: Coroutine[Any, Any, Any]) -> None:
-    try:
-        await work
-    except Exception:
-        log.exception("a handler failed")
-
-
-def _warn_about_loop() -> None:
-    """Say once per place that a blocking call holds up the caller's loop; a notebook cell has no better way."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("theus."):
-        frame = frame.f_back
-    if "ipykernel" in sys.modules or "IPython" in sys.modules and frame.f_globals.get("__name__") == "__main__":
-        return
-    warnings.warn_explicit(
-        "engine.run(...) blocks the event loop that runs here; in async code write: await engine.arun(...)",
-        RuntimeWarning,
-        frame.f_code.co_filename,
-        frame.f_lineno,
-        registry=frame.f_globals.setdefault("__warningregistry__", {}),
-    )
-
-
 def _shut_down(portal: Portal, environments: dict[str, Environment], resources: Resources, grace: float) -> None:
     """Stop what an engine started. Not a method: it must not keep the engine alive."""
 
@@ -658,5 +601,5 @@ def _shut_down(portal: Portal, environments: dict[str, Environment], resources: 
         with contextlib.suppress(TimeoutError):
             answer.result(grace + 1.0)
     else:
-        _drive(stop())
+        drive(stop())
     portal.close()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 from theus.attempt import check_invariants
+from theus.doors import drive
 from theus.errors import ConflictError
 from theus.protocols import Commit, Conflict, Store
 from theus.state.access import show
@@ -56,13 +57,7 @@ class TransactionBlock(Generic[D]):
         return self._begin()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        work: Any = self._end(error)
-        try:
-            work.send(None)
-        except StopIteration:
-            return
-        work.close()
-        raise AssertionError("this store waits for a loop: use async with")
+        drive(self._end(error))
 
     async def __aenter__(self) -> D:
         return self._begin()

@@ -21,11 +21,12 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from theus.environments.runner import execute, execute_message, open_source
-from theus.errors import CallTimeout, EnvironmentBroken, InvariantViolated, NotTransferable, Path
+from theus.environments.runner import execute_message, open_source
+from theus.errors import CallTimeout, EnvironmentBroken, InvariantViolated, LimitExceeded, NotTransferable, Path
 from theus.nature import SAMPLE
 from theus.portal import Exiting
 from theus.processes import Process
@@ -63,8 +64,17 @@ log = logging.getLogger("theus")
 FIRST_DELAY = 0.1  #: seconds before the first retry; doubles each time, with full jitter
 LONGEST_DELAY = 30.0  #: seconds
 NOTE = "in process "
+MOST_MESSAGES = 10_000  #: in one commit
 HOT = 0.3  #: a process hotter than this queues for its contended paths at once
 COOLING = 0.9  #: for each call behind which nobody queued
+
+
+class _Behind(Exception):
+    """A commit would write paths for which others queue; nothing was committed."""
+
+    def __init__(self, paths: set[Path]) -> None:
+        super().__init__()
+        self.paths = paths
 
 
 class Attempts:
@@ -133,6 +143,7 @@ class Attempts:
         )
         attempt = failures = 0
         kept: dict[str, Any] | None = None
+        in_commit = process.nature == "state" and engine.store is not None
         try:
             while True:
                 attempt += 1
@@ -144,17 +155,24 @@ class Attempts:
                 call.measure_cpu = profile.calls % SAMPLE == 0
                 if run.listeners or engine.observers:
                     self._tell_start(call, placement)
-                try:
-                    outcome = await (self._run_in_commit(call) if process.nature == "state" else environment.run(call))
-                except (CallTimeout, EnvironmentBroken, NotTransferable) as failure:
-                    outcome = Outcome(error=failure)
-                kept = outcome.kept or kept
-                if outcome.error is None and (outcome.ops or outcome.messages):
+                if in_commit:
+                    outcome = Outcome()  # a message without a sender: it runs in the commit, and there only
+                else:
+                    try:
+                        outcome = await environment.run(call)
+                    except (CallTimeout, EnvironmentBroken, NotTransferable) as failure:
+                        outcome = Outcome(error=failure)
+                    kept = outcome.kept or kept
+                if outcome.error is None and (outcome.ops or outcome.messages or in_commit):
                     if engine.tickets.any:
                         again, ticket = await self._give_way(process, outcome, ticket, profile)
                         if again:
                             continue
-                    conflict = await self._commit(call, outcome)
+                    conflict = await self._commit(call, outcome, ticket, in_commit)
+                    while isinstance(conflict, _Behind):  # what the messages write is known only now
+                        ticket = self._queue(process, conflict.paths, ticket)
+                        await self._wait_for(ticket, profile)
+                        conflict = await self._commit(call, outcome, ticket, in_commit)
                     if conflict is not None:
                         ticket = self._queue_up(call, outcome, ticket, conflict, profile)
                         continue
@@ -229,28 +247,23 @@ class Attempts:
         self, process: Process[Any, Any], outcome: Outcome, ticket: Ticket | None, profile: Profile
     ) -> tuple[bool, Ticket | None]:
         """Before a commit: wait behind those who queue for what it writes. Gives whether the body has to run again."""
-        tickets = self.engine.tickets
-        blocked = tickets.in_the_way([op[1] for op in outcome.ops], ticket)
+        blocked = self.engine.tickets.in_the_way([op[1] for op in outcome.ops], ticket)
         if blocked is None:
             return False, ticket
-        paths = {*touched(outcome.reads, outcome.ops), blocked}
-        if ticket is None:
-            ticket = tickets.request(paths, process.name)
+        again = ticket is not None  # whoever holds some lets go of all, and starts anew with the larger set
+        ticket = self._queue(process, {*touched(outcome.reads, outcome.ops), blocked}, ticket)
+        if not again:
             try:
                 await self._wait_for(ticket, profile)
             except BaseException:  # cancelled while it waited: nobody else knows of this ticket yet
                 ticket.release()
                 raise
-            return False, ticket
-        paths |= ticket.paths
-        ticket.release()
-        return True, tickets.request(paths, process.name)
+        return again, ticket
 
     def _queue_up(
         self, call: Call, outcome: Outcome, ticket: Ticket | None, conflict: Conflict, profile: Profile
     ) -> Ticket:
         """After a conflict: the ticket with which the next attempt begins."""
-        process = call.process
         paths = {*touched(outcome.reads, outcome.ops), conflict.path}
         profile.conflict(show(conflict.path), conflict.author)
         profile.heat = 1.0
@@ -259,12 +272,16 @@ class Attempts:
             self.tell(
                 CallConflicted(
                     **self._where(call.key),
-                    process=process.name,
+                    process=call.process.name,
                     attempt=call.attempt,
                     path=show(conflict.path),
                     author=conflict.author,
                 )
             )
+        return self._queue(call.process, paths, ticket)
+
+    def _queue(self, process: Process[Any, Any], paths: set[Path], ticket: Ticket | None) -> Ticket:
+        """A ticket for these paths too; the set only grows."""
         if ticket is not None:
             if paths <= ticket.paths:
                 return ticket
@@ -293,7 +310,9 @@ class Attempts:
 
     # --- the commit ---
 
-    async def _commit(self, call: Call, outcome: Outcome) -> Conflict | None:
+    async def _commit(
+        self, call: Call, outcome: Outcome, ticket: Ticket | None, in_commit: bool
+    ) -> Conflict | _Behind | None:
         """Commit an outcome. None: made, or it failed and the outcome says how."""
         engine = self.engine
         store = engine.store
@@ -301,58 +320,65 @@ class Attempts:
         ops = outcome.ops
         # A sender that wrote nothing itself is serialized at its snapshot, whatever it read.
         commit = Commit(outcome.base, outcome.reads if ops else (), ops, call.process.name)
-        if outcome.messages or engine.invariants:
-            commit.complete = self._completion(call, outcome)
+        if outcome.messages or in_commit or engine.invariants:
+            commit.complete = self._completion(call, outcome, ticket, in_commit)
         started = time.perf_counter() if self.listening else 0.0
         try:
             result = (await store.commit((commit,)))[0]
+        except _Behind as behind:
+            return behind
         except Exception as error:
             outcome.error = error
             return None
         if isinstance(result, Conflict):
             return result
-        if started:
+        if started and result.ops:
             self._tell_commit(call, result, time.perf_counter() - started)
         return None
 
-    def _completion(self, call: Call, outcome: Outcome) -> Callable[[Transaction], None]:
-        """What is done inside the commit: the messages, in order, and the check of the invariants."""
+    def _completion(
+        self, call: Call, outcome: Outcome, ticket: Ticket | None, in_commit: bool
+    ) -> Callable[[Transaction], None]:
+        """What is done inside the commit: the messages and the messages they send, in order, then the invariants."""
+        engine = self.engine
+        emits = outcome.emits
 
         def complete(transaction: Transaction) -> None:
-            for process, arguments in outcome.messages:
-                answer = execute_message(
-                    self._call(process, (), arguments, None, call.attempt, Position(None, call.key)), transaction
-                )
+            said = [*emits]
+            pending = deque([call] if in_commit else self._messages(call, outcome))
+            done = 0
+            while pending:
+                message = pending.popleft()
+                answer = execute_message(message, transaction)
                 if answer.error is not None:
-                    raise answer.error
-            check_invariants(self.engine.invariants, transaction)
+                    raise answer.error if isinstance(answer.error, Exception) else Exiting(answer.error)
+                if message is call:
+                    outcome.value, outcome.wall = answer.value, answer.wall
+                said += answer.emits
+                pending.extend(self._messages(call, answer))
+                done += 1
+                if done > MOST_MESSAGES:
+                    raise LimitExceeded(
+                        f"one commit of {call.process.name!r} led to more than {MOST_MESSAGES} messages; "
+                        "does a state process send to itself without end?",
+                        limit=MOST_MESSAGES,
+                    )
+            check_invariants(engine.invariants, transaction)
+            if done and engine.tickets.any:
+                paths = {op[1] for op in transaction.finish()[1]}
+                blocked = engine.tickets.in_the_way(paths, ticket)
+                if blocked is not None:
+                    raise _Behind({*paths, blocked})
+            outcome.emits = said
 
         return complete
 
-    async def _run_in_commit(self, call: Call) -> Outcome:
-        """A state process that was called by itself: a message without a sender."""
-        store = self.engine.store
-        outcome = Outcome()
-        if store is None:
-            return execute(call)  # it says itself that there is no domain, if it asks for one
-
-        def complete(transaction: Transaction) -> None:
-            nonlocal outcome
-            outcome = execute_message(call, transaction)
-            if outcome.error is not None:
-                raise outcome.error
-            check_invariants(self.engine.invariants, transaction)
-
-        started = time.perf_counter()
-        try:
-            result = (await store.commit((Commit(0, (), (), call.process.name, complete),)))[0]
-        except Exception as error:
-            outcome.error = error
-            return outcome
-        outcome.reads = outcome.ops = ()
-        if self.listening and not isinstance(result, Conflict) and result.ops:
-            self._tell_commit(call, result, time.perf_counter() - started)
-        return outcome
+    def _messages(self, call: Call, outcome: Outcome) -> list[Call]:
+        """The calls that a call's messages ask for."""
+        position = Position(None, call.key)
+        return [
+            self._call(process, (), arguments, None, call.attempt, position) for process, arguments in outcome.messages
+        ]
 
     def _deliver(self, call: Call, outcome: Outcome) -> None:
         for topic, value in outcome.emits:
@@ -448,7 +474,7 @@ def _before_star(paths: Iterable[Path]) -> set[Path]:
 def _worth_another(process: Process[Any, Any], error: BaseException) -> bool:
     if isinstance(error, EnvironmentBroken) and not process.idempotent:
         return False  # it may have run to its end: only what may run twice runs again
-    return isinstance(error, process.retry_on)
+    return isinstance(error, Exception) and isinstance(error, process.retry_on)
 
 
 def _note(error: BaseException, call: Call, placement: Placement) -> None:

@@ -85,6 +85,8 @@ class Run(Generic[T]):
     def cancel(self) -> None:
         """Stop the run: nothing more of it is committed. Returns at once; ``result`` then raises CancelledError."""
         task = self.task
+        if self.done():
+            return
         if self._cancel is not None:
             self._cancel()
         elif task is not None:

@@ -202,19 +202,42 @@ def test_keyboard_interrupt_passes_untouched(engine):
     assert engine.state.hits == 0
 
 
+@pytest.mark.parametrize("kind", ["loop", "thread"])
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt("now")], ids=["SystemExit", "KeyboardInterrupt"])
 @pytest.mark.parametrize("door", ["run", "arun"])
-def test_system_exit_reaches_the_caller_and_ends_no_loop(engine, door):
-    @process
-    async def leaves(ctx, n):
-        raise SystemExit(3)
+def test_what_ends_a_program_reaches_the_caller_and_ends_no_loop(engine, door, error, kind):
+    def leaves(ctx, n):
+        raise error
 
-    def go():
-        return engine.run(each(leaves), [1, 2]) if door == "run" else asyncio.run(engine.arun(each(leaves), [1, 2]))
+    async def leaves_later(ctx, n):
+        raise error
 
-    with pytest.raises(SystemExit) as caught:
-        go()
-    assert caught.value.code == 3
+    target = each(leaves if kind == "thread" else leaves_later)
+
+    async def main():
+        try:
+            await engine.arun(target, [1, 2])
+        except (SystemExit, KeyboardInterrupt) as caught:
+            return caught
+
+    if door == "run":
+        with pytest.raises(type(error)) as caught:
+            engine.run(target, [1, 2])
+        assert caught.value is error
+    else:
+        assert asyncio.run(main()) is error
     assert engine.run(place_later, sku="tea") == 2  # the engine's loop is alive
+
+
+def test_cancelling_what_has_ended_is_nothing(engine):
+    async def main():
+        run = engine.submit(place_later, sku="tea")
+        await run
+        return run
+
+    run = asyncio.run(main())
+    run.cancel()
+    assert run.state == "done"
 
 
 def test_closed_engine_says_so():

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from theus import ConflictError, Context, Engine, InvariantViolated, Tally, each, process
+from theus import ConflictError, Context, Engine, InvariantViolated, LimitExceeded, Tally, each, process
 from theus.state.head import Head
 from theus.testing.oracle import Recorder, World, random_script, run_history
 
@@ -288,6 +288,89 @@ def test_messages_commit_with_their_sender_in_order_or_not_at_all():
         engine.run(sender, False)
         assert engine.state.lines == ["first", "second"]
         assert engine.state.count == 5
+
+
+@process(nature="state")
+def count_line(ctx: Context[Bank], fails: bool = False) -> int:
+    ctx.domain.count += 1
+    ctx.emit("counted", ctx.domain.count)
+    ctx.send(add_line, line=f"line {ctx.domain.count}")
+    if fails:
+        ctx.send(reject_all)
+    return ctx.domain.count
+
+
+@process(nature="state")
+def reject_all(ctx: Context[Bank]) -> None:
+    raise LookupError("never")
+
+
+@process(nature="state")
+def send_for_ever(ctx: Context[Bank]) -> None:
+    ctx.send(send_for_ever)
+
+
+def test_messages_may_send_and_emit_themselves_and_all_of_it_is_one_commit():
+    heard = []
+
+    @process
+    def sender(ctx, fails):
+        ctx.emit("sent", 1)
+        ctx.send(count_line, fails=fails)
+
+    with Engine(Bank()) as engine:
+        engine.on("counted", heard.append)
+        engine.on("sent", heard.append)
+        for target, arguments in ((count_line, (True,)), (sender, (True,))):
+            with pytest.raises(LookupError, match="never"):
+                engine.run(target, *arguments)
+        assert engine.state == Bank()
+        assert heard == []
+        assert engine.run(count_line) == 1
+        engine.run(sender, False)
+        assert engine.state.lines == ["line 1", "line 2"]
+        assert engine.store.snapshot.version == 2
+        assert heard == [1, 1, 2]
+        with pytest.raises(LimitExceeded, match="without end"):
+            engine.run(send_for_ever)
+
+
+@pytest.mark.parametrize("kind", ["message", "state process"])
+def test_messages_wait_behind_tickets_too(kind):
+    @process(nature="state")
+    def bump(ctx):
+        ctx.domain.count += 1
+
+    @process
+    async def sends(ctx):
+        await asyncio.sleep(0)
+        ctx.send(bump)
+
+    @process
+    async def slow(ctx):
+        seen = ctx.domain.count
+        for _ in range(50):
+            await asyncio.sleep(0)
+        ctx.domain.count = seen + 1
+        return ctx.attempt
+
+    async def main():
+        async with Engine(Bank()) as engine:
+            over = False
+
+            async def hurry():
+                while not over:
+                    await engine.arun(sends if kind == "message" else bump)
+                    await asyncio.sleep(0)
+
+            others = [asyncio.ensure_future(hurry()) for _ in range(7)]
+            attempts = [await engine.arun(slow) for _ in range(5)]
+            over = True
+            await asyncio.gather(*others)
+            assert not engine.tickets.any
+            return attempts
+
+    assert max(asyncio.run(main())) <= 3
 
 
 def test_a_message_keeps_its_own_contract():

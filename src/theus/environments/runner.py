@@ -6,8 +6,8 @@
                  │ raises      │ raises          │ raises
                  └─────────────┴─────────────────┴──> outcome.error; nothing was committed
 
-``KeyboardInterrupt`` and cancellation close the scopes and pass through untouched. ``SystemExit`` travels in
-the outcome to whoever asked for the run: raised on a loop it would end the loop.
+Cancellation closes the scopes and passes through untouched. ``KeyboardInterrupt`` and ``SystemExit`` travel in the
+outcome to whoever asked for the run, and come out there as they are: raised on a loop they would end the loop.
 
 At the end each function deletes its own names: a traceback keeps the frames of every function it went
 through, and with them whatever those frames can see; `outcome -> error -> traceback -> frame -> outcome`
@@ -51,7 +51,7 @@ def execute(call: Call, *, measure_cpu: bool = False) -> Outcome:
         if context._local is not None:
             close_local(context._local, None)
         context.hand_over(value)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         outcome.error = error
     finally:
         outcome.wall = perf_counter() - started
@@ -87,7 +87,7 @@ async def execute_async(call: Call) -> Outcome:
         if context._local is not None:
             await aclose_local(context._local, None)
         context.hand_over(value)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         outcome.error = error
     finally:
         outcome.wall = perf_counter() - started
@@ -123,7 +123,7 @@ def execute_message(call: Call, transaction: Transaction) -> Outcome:
             close_local(context._local, None)
         context.hand_over(value)
         transaction.replay(outcome.ops)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         outcome.error = error
     finally:
         outcome.wall = perf_counter() - started

@@ -81,8 +81,10 @@ class ThreadEnvironment:
             self.abandoned -= 1
         elif error is None:
             answer.set_result(value)
-        else:
+        elif isinstance(error, (Exception, asyncio.CancelledError)):
             answer.set_exception(error)
+        else:  # a KeyboardInterrupt or SystemExit of a source, raised on the loop, would end it
+            answer.set_exception(RuntimeError(f"{type(error).__name__} was raised in a thread: {error}"))
 
     def _submit(self, job: Callable[[], None], *, nested: bool) -> None:
         if self._stopped:

@@ -132,8 +132,11 @@ def whole(quick: bool) -> None:
     values = [best(lambda head=head: untouched(head), number, rounds) for head in heads]  # type: ignore[misc]
     rows.append(("untouched (no draft, no commit)", [*values, 0, 0]))
     table("whole transaction, us", ["10", "10,000", "1,000,000", "10 + contract", "plain Python"], rows)
-    copies = [best(lambda size=size: copy.deepcopy(heads[0].snapshot.view()), 20, 3) for size in (10,)]  # type: ignore[misc]
-    print(f"deepcopy of the smallest state: {copies[0]:.1f} us")
+    print("deepcopy on entry, for comparison: ", end="")
+    for size in (10, 10_000):
+        state = make(size)
+        print(f"{size:,} entries {best(lambda state=state: copy.deepcopy(state), 3, 3):,.0f} us", end="; ")  # type: ignore[misc]
+    print()
 
 
 def inside(quick: bool) -> None:

@@ -27,6 +27,13 @@ class Session:
     def __init__(self, domain: Any) -> None:
         self.head = Head(domain)
 
+    def forget(self) -> None:
+        """Keep no history from now on."""
+        history: Any = self.head.history
+        history._entries.clear()
+        history._first = None
+        history.add = lambda *entry: None
+
     @property
     def state(self) -> Any:
         return self.head.snapshot.view()

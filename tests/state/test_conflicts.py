@@ -61,6 +61,18 @@ CONFLICTS: list[tuple[str, Callable[[Any], Any], Callable[[Any], Any], tuple[Any
     ("list grew under [-1]", lambda d: d.items.append(1), lambda d: setattr(d, "a", d.items[-1]), ("items",)),
     ("list grew under iteration", lambda d: d.items.append(1), lambda d: setattr(d, "a", sum(d.items)), ("items",)),
     ("list grew under truth", lambda d: d.items.append(1), lambda d: setattr(d, "a", bool(d.items)), ("items",)),
+    (
+        "own tail read by index",
+        lambda d: d.items.append(9),
+        lambda d: (d.items.append("x"), setattr(d, "a", d.items[3])),
+        ("items",),
+    ),
+    (
+        "own tail set by index",
+        lambda d: d.items.append(9),
+        lambda d: (d.items.append("x"), d.items.__setitem__(3, "y")),
+        ("items",),
+    ),
     ("list reordered", lambda d: d.items.reverse(), lambda d: setattr(d, "a", d.items[0]), ("items",)),
     ("append to a reordered list", lambda d: d.items.reverse(), lambda d: d.items.append(4), ("items",)),
     ("two reorder", lambda d: d.items.reverse(), lambda d: d.items.sort(), ("items",)),

@@ -148,6 +148,19 @@ def test_what_is_granted() -> None:
     assert attempt(["*"], ["*"], lambda d: (plain(d.users), setattr(d, "n", d.n + 1))) == []
 
 
+def test_patterns_that_overlap() -> None:
+    both = ["users.{sku}.name", "users.*.score"]
+    assert attempt(both, ["users.v"], lambda d: d.users.__setitem__("v", User())) == []
+    assert attempt(both, ["users.v"], lambda d: (d.users["u"].name, d.users["u"].score), sku="u") == []
+    assert attempt(both, ["users.u.name"], lambda d: d.users["u"].name, sku="zz") == ["read users.u.name"]
+    assert attempt([*both, "users.u.name"], [], lambda d: d.users["u"].name, sku="zz") == []
+    assert attempt(["users.{sku}", "users.{qty}.name"], [], lambda d: plain(d.users["u"]), sku="u", qty="u") == []
+    assert attempt(["users.u", "users.{sku}.name"], [], lambda d: d.users["u"].score, sku="u") == []
+    assert attempt(["{sku}"], [], lambda d: d.n, sku="n") == []
+    assert attempt(["{sku}.{qty}"], [], lambda d: d.stock["tea"], sku="stock", qty="tea") == []
+    assert attempt(["stock.{sku}"], [], lambda d: d.stock["tea"], sku=[1]) == ["read stock.tea"]
+
+
 def test_what_is_not() -> None:
     assert attempt(["orders"], [], lambda d: d.stock["tea"]) == ["read stock.tea"]
     assert attempt(["stock.{sku}"], [], lambda d: d.stock["a.b"]) == ["read stock.'a.b'"]

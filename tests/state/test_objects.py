@@ -318,6 +318,17 @@ def test_leaves() -> None:
         assert session.state["v"] is value
 
 
+def test_classes_that_cannot_be_copied_attribute_by_attribute_are_leaves() -> None:
+    @dataclass
+    class Failure(Exception):
+        code: int = 0
+
+    failure = Failure(5)
+    session = Session({"last": None})
+    session.run(lambda d: d.__setitem__("last", failure))
+    assert session.state["last"] is failure
+
+
 def test_arrays_are_read_only() -> None:
     numpy = pytest.importorskip("numpy")
     mine = numpy.zeros(3)

@@ -137,6 +137,7 @@ class Big:
 
 def test_nothing_is_kept_alive() -> None:
     session = Session(D())
+    session.forget()
     big = Big()
     watch = weakref.ref(big)
     session.run(lambda d, value=big: d.table.__setitem__("big", {"x": value}))  # type: ignore[misc]
@@ -168,6 +169,7 @@ def test_nothing_is_kept_alive() -> None:
 
 def test_snapshots_and_drafts_go_by_reference_counts_alone() -> None:
     session = Session({"d": {i: Inner(i) for i in range(400)}, "l": list(range(400))})
+    session.forget()
     gc.collect()
     gc.disable()
     try:

@@ -40,21 +40,20 @@ class Editor:
         for index in range(depth):
             key = path[index]
             cls = type(container)
-            if cls is VDict or cls is dict:
-                child = container[key]
-            elif kind_of(cls) == OBJECT:
-                child = getattr(container, key)
-            else:
-                child = container[key]
+            is_object = cls not in _SUBSCRIBED and kind_of(cls) == OBJECT
+            child = getattr(container, key) if is_object else container[key]
             if id(child) not in fresh:
                 child = self._copy(child)
                 fresh[id(child)] = child
+                if is_object:
+                    set_part(container, key, child)
+                else:
+                    _put(container, key, child)
                 if type(child) is _Tuple:
                     child.parent, child.key = container, key
                     if self._tuples is None:
                         self._tuples = []
                     self._tuples.append(child)
-                _put(container, key, child)
             container = child
         return container
 
@@ -153,6 +152,7 @@ def _copy_on_trial(value: Any) -> Any:
     return patch_of(value) if type(value) in _BIG else _copy(value)
 
 
+_SUBSCRIBED = frozenset((dict, list, VDict, VList))
 _BIG = frozenset((VDict, VList, VSet))
 
 

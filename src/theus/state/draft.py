@@ -410,9 +410,9 @@ _new = object.__new__
 
 def make_object(tx: Transaction, parent: Node | None, key: Any, grant: Grant | None, value: Any) -> Any:
     """The draft of an object, the first of its class in this program."""
-    cls = type(value)
-    draft_class(cls)
-    return MAKERS[cls](tx, parent, key, grant, value)
+    draft_class(type(value))
+    maker: Any = MAKERS[type(value)]
+    return maker(tx, parent, key, grant, value)
 
 
 def _maker(cls: Any) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 from theus.errors import DefinitionError, Path
 from theus.state.access import Op, Ops, show
 from theus.state.snapshot import Snapshot
-from theus.state.values import DICTS, LISTS, OBJECT, SETS, kind_of, plain
+from theus.state.values import DICTS, LISTS, OBJECT, SETS, kind_of, parts_of, plain
 from theus.state.versioned import MISSING
 
 MOST_ENTRIES = 256
@@ -203,8 +203,9 @@ def _weigh(value: Any) -> int:
             if looked == LOOKED_AT:
                 break
         return LIGHT + (total * len(value) // looked if looked else 0)
-    fields = getattr(value, "__dict__", None)
-    return LIGHT * 4 if not fields else LIGHT + sum(_weigh(item) for item in fields.values())
+    if kind_of(cls) != OBJECT:  # unknown, an enum member, a class: may refer to anything, itself included
+        return LIGHT * 4
+    return LIGHT + sum(_weigh(item) for item in parts_of(value).values())
 
 
 def _at(path: Path, root: Any) -> Any:

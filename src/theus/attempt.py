@@ -150,9 +150,12 @@ class Attempts:
                 if ticket is not None and not ticket.ready:
                     await self._wait_for(ticket, profile)
                 call = self._call(process, args, kwargs, value, attempt, position)
-                call.kept = kept
-                call.holds_ticket = ticket is not None
-                call.measure_cpu = profile.calls % SAMPLE == 0
+                if attempt > 1:
+                    call.kept = kept
+                if ticket is not None:
+                    call.holds_ticket = True
+                if not profile.calls % SAMPLE:
+                    call.measure_cpu = True
                 if run.listeners or engine.observers:
                     self._tell_start(call, placement)
                 if in_commit:

@@ -363,11 +363,11 @@ class Engine(Generic[D]):
                 run.task = asyncio.current_task()
             if listening:
                 self.tell(run, RunStarted(at=started, run_id=run.id, target=step.name))
-            root = Position(None, run)
             if isinstance(step, Process) and not step.is_source:
-                value = await Attempts(self, run).call(step, NOTHING, Position(root, step.name), (args, kwargs))
+                value = await Attempts(self, run).call(step, NOTHING, Position(run, step.name), start)
             else:
-                value = await walk(step, args[0] if args else NOTHING, root, Attempts(self, run, kwargs))
+                attempts = Attempts(self, run, kwargs)
+                value = await walk(step, args[0] if args else NOTHING, Position(None, run), attempts)
             run.state = "done"
             return value
         except Exception as failure:
@@ -406,6 +406,8 @@ class Engine(Generic[D]):
         root = process.root
         profile = self._profiles.get(id(root))
         if profile is None or profile.process is not root:
+            if len(self._profiles) >= MOST_PLANS:
+                self._profiles.pop(next(iter(self._profiles)), None)  # one-off lambdas must not pile up
             profile = self._profiles[id(root)] = Profile(root)
         return profile
 

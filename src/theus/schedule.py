@@ -37,7 +37,7 @@ class Position:
 
     __slots__ = ("label", "parent")
 
-    def __init__(self, parent: Position | None, label: object) -> None:
+    def __init__(self, parent: object, label: object) -> None:
         self.parent = parent
         self.label = label
 

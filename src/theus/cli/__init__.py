@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
-OK, FAILED, WRONG, INTERRUPTED, ENDED = 0, 1, 2, 130, 143
+from theus.cli.codes import ENDED, INTERRUPTED, OK, WRONG
+
 PARTS = ("waits", "computes", "cleans")
 
 
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command is None:
         parser.print_help()
         return WRONG
+    _write_anything("backslashreplace")
     signal.signal(signal.SIGTERM, _end)  # so that everything is closed as with Ctrl-C
     folder = os.getcwd()  # noqa: PTH109 - a plain string, as in sys.path
     if folder not in sys.path:
@@ -39,6 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who read our output has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+
+
+def _write_anything(errors: str) -> None:
+    """What stdout's encoding has no sign for must not end the program."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors=errors)
 
 
 def _end(signal_number: int, frame: FrameType | None) -> NoReturn:
@@ -57,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="three proofs on real input: it waits, it computes, it cleans up")
-    demo.add_argument("part", nargs="*", choices=[*PARTS, []], metavar="PART", help=f"only this: {', '.join(PARTS)}")
+    demo.add_argument("part", nargs="*", type=_part, metavar="PART", help=f"only this: {', '.join(PARTS)}")
     demo.add_argument("--quick", action="store_true", help="fewer pages, shorter waits, smaller models")
     demo.set_defaults(command=_demo)
 
@@ -93,6 +102,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _part(text: str) -> str:
+    if text not in PARTS:
+        raise argparse.ArgumentTypeError(f"there is no part {text!r}; it has {', '.join(PARTS)}")
+    return text
+
+
 class _Version(argparse.Action):
     def __init__(self, option_strings: Sequence[str], dest: str) -> None:
         super().__init__(option_strings, dest, nargs=0, help="print the version")
@@ -105,23 +120,26 @@ class _Version(argparse.Action):
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from theus.cli.missing import needs
+    from theus.cli.missing import needing
 
-    with needs("demo", "rich", "httpx", "aiohttp", "psutil", "sklearn"):
-        from theus.demo.show import main as show
+    def show() -> int:
+        from theus.demo.show import main
 
-        return show(options.part or PARTS, quick=options.quick)
-    return WRONG
+        _write_anything("replace")
+        return main(options.part or PARTS, quick=options.quick)
+
+    return needing("demo", ("rich", "httpx", "aiohttp", "psutil", "sklearn"), show)
 
 
 def _run(options: argparse.Namespace) -> int:
-    from theus.cli.missing import needs
+    from theus.cli.missing import needing
 
-    with needs("cli", "rich"):
+    def run() -> int:
         from theus.cli.run import run
 
         return run(options)
-    return WRONG
+
+    return needing("cli", ("rich",), run)
 
 
 def _graph(options: argparse.Namespace) -> int:
@@ -131,10 +149,11 @@ def _graph(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from theus.cli.missing import needs
+    from theus.cli.missing import needing
 
-    with needs("cli", "rich"):
+    def explain() -> int:
         from theus.cli.explain import explain
 
         return explain(options)
-    return WRONG
+
+    return needing("cli", ("rich",), explain)

@@ -7,7 +7,7 @@ import argparse
 from rich.console import Console
 
 from theus import DefinitionError
-from theus.cli import OK
+from theus.cli.codes import OK
 from theus.cli.run import wrong
 from theus.cli.tables import PlacesTable
 from theus.cli.target import find

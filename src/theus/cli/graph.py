@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from theus import DefinitionError
-from theus.cli import OK, WRONG
+from theus.cli.codes import OK, WRONG
 from theus.cli.target import find
 from theus.workflow import Workflow, as_step, flow
 

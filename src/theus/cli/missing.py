@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+
+from theus.cli.codes import WRONG
 
 
-@contextmanager
-def needs(extra: str, *modules: str) -> Iterator[None]:
-    """If one of these modules is missing in the block, say how to install it, and leave the block."""
+def needing(extra: str, modules: tuple[str, ...], command: Callable[[], int]) -> int:
+    """Carry out a command that needs these modules; if one is missing, say how to install it."""
     try:
-        yield
+        return command()
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in modules:
             raise
         print(f'theus: this needs {error.name}, which is not installed: pip install "theus[{extra}]"', file=sys.stderr)
+        return WRONG

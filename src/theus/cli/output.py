@@ -52,7 +52,7 @@ def _plain(value: Any, place: str, unknown: list[str]) -> Any:
     if isinstance(value, Set):
         items = list(value)
         return [_plain(item, place, unknown) for item in sorted(items, key=repr)]
-    if isinstance(value, (list, tuple)) or (isinstance(value, Iterator)):
+    if isinstance(value, (list, tuple, Iterator)):
         return [_plain(item, f"{place}[{number}]", unknown) for number, item in enumerate(value)]
     if isinstance(value, enum.Enum):
         return _plain(value.value, place, unknown)

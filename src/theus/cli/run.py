@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.padding import Padding
 
 from theus import DefinitionError, Engine
-from theus.cli import FAILED, OK, WRONG
 from theus.cli.arguments import read_arguments
+from theus.cli.codes import FAILED, OK, WRONG
 from theus.cli.failure import show_failure
 from theus.cli.output import show_json, show_result
 from theus.cli.tables import PlacesTable

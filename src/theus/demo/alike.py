@@ -22,4 +22,4 @@ def alike(texts: dict[str, str]) -> dict[str, str]:
 
 
 alike_beside = process(alike)  # nobody said what it does
-alike_apart = process(alike, nature="cpu")  # it computes
+alike_apart = process(nature="cpu")(alike)  # it computes

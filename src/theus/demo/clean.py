@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from html import unescape
 
 
 def load(html: str) -> list[str]:
     """The page's lines, without their tags."""
-    return re.sub(r"<[^>]*>", " ", html).splitlines()
+    return unescape(re.sub(r"<[^>]*>", " ", html)).splitlines()
 
 
 def clean(rows: list[str]) -> list[str]:

@@ -77,31 +77,31 @@ read_all = each(index)
 # --- the models ------------------------------------------------------------------------------------------------------
 
 
-def make(model: str, effort: float) -> Any:
-    """A model that has learnt nothing yet; ``effort`` 1.0 is about a second of work."""
+def make(model: str, size: float) -> Any:
+    """A model that has learnt nothing yet; ``size`` 1 is about a second of work."""
     from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
     from sklearn.model_selection import GridSearchCV
     from sklearn.neural_network import MLPClassifier
     from sklearn.svm import SVC
 
     if model == "forest":
-        return RandomForestClassifier(round(400 * effort), random_state=1)
+        return RandomForestClassifier(round(400 * size), random_state=1)
     if model == "boosting":
-        return HistGradientBoostingClassifier(max_iter=round(45 * effort), early_stopping=False, random_state=1)
+        return HistGradientBoostingClassifier(max_iter=round(45 * size), early_stopping=False, random_state=1)
     if model == "network":
-        return MLPClassifier((round(500 * effort), round(200 * effort)), max_iter=400, tol=1e-3, random_state=1)
-    return GridSearchCV(SVC(), {"C": [0.1, 1, 10], "gamma": [1e-4, 3e-4, 1e-3] if effort == 1.0 else [1e-3]}, cv=3)
+        return MLPClassifier((round(500 * size), round(200 * size)), max_iter=400, tol=1e-3, random_state=1)
+    return GridSearchCV(SVC(), {"C": [0.1, 1, 10], "gamma": [1e-4, 3e-4, 1e-3] if size == 1 else [1e-3]}, cv=3)
 
 
 @process(nature="cpu")
-def train(ctx: Context[Library], model: str, effort: float = 1.0) -> float:
+def train(ctx: Context[Library], model: str, size: float = 1) -> float:
     """Learn from three quarters of the images; be asked about the rest."""
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
     ctx.report(f"{model} in process {os.getpid()}")
     seen, asked, digits, answers = digits_to_learn()
     with threadpool_limits(1):  # a core for each: several learn at once
-        learnt = make(model, effort).fit(seen, digits)
+        learnt = make(model, size).fit(seen, digits)
     ctx.domain.scores[model] = learnt.score(asked, answers)
     ctx.domain.done += 1
     return ctx.domain.scores[model]
@@ -118,7 +118,7 @@ def digits_to_learn() -> list[Any]:
 @process(nature="cpu")
 def open_data() -> int:
     """Load scikit-learn and its data once in each worker process, so that no training waits for it."""
-    make("kernel", 1.0)
+    make("kernel", 1)
     seen, asked, _, _ = digits_to_learn()
     return len(seen) + len(asked)
 

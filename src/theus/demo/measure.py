@@ -54,7 +54,7 @@ class Load:
         self.now: list[float] = []  #: how busy each usable core was of late, 0 to 1
         self.cores: list[float] = []  #: how busy each was over the whole block
         self.others = 0.0  #: how many cores other programs kept busy meanwhile
-        self._numbers = sorted(usable_cores())
+        self._numbers = sorted(_usable_cores())
         self._seconds = seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -91,7 +91,7 @@ class Load:
 CoreTimes = dict[int, tuple[float, float]]  # core -> busy and total seconds since the machine's start
 
 
-def usable_cores() -> set[int]:
+def _usable_cores() -> set[int]:
     """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)

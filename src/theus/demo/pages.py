@@ -13,18 +13,24 @@ from collections.abc import Iterator
 INDEX = "index"
 
 #: Modules whose import does nothing but define; those that an interpreter does not have are left out.
-MODULES = """
-    abc argparse array ast asyncio base64 bdb binascii bisect builtins bz2 calendar cmath cmd code codecs codeop
-    collections compileall configparser contextlib contextvars copy copyreg csv ctypes dataclasses datetime decimal
-    difflib dis doctest email enum errno faulthandler fcntl filecmp fileinput fnmatch fractions ftplib functools gc
-    getopt getpass gettext glob graphlib gzip hashlib heapq hmac html http imaplib inspect io ipaddress itertools
-    json keyword linecache locale logging lzma mailbox marshal math mimetypes mmap modulefinder netrc numbers operator
-    optparse os pathlib pdb pickle pickletools pkgutil platform plistlib poplib posixpath pprint profile pstats pty
-    py_compile pyclbr queue quopri random re reprlib resource sched secrets select selectors shelve shlex shutil signal
-    smtplib socket socketserver sqlite3 ssl stat statistics string stringprep struct subprocess symtable sysconfig
-    tarfile tempfile textwrap threading timeit tokenize trace traceback types typing unittest urllib uuid warnings wave
-    weakref xml zipfile zoneinfo
-""".split()
+# fmt: off
+MODULES = [
+    "abc", "argparse", "array", "ast", "asyncio", "base64", "bdb", "binascii", "bisect", "builtins", "bz2",
+    "calendar", "cmath", "cmd", "code", "codecs", "codeop", "collections", "compileall", "configparser",
+    "contextlib", "contextvars", "copy", "copyreg", "csv", "ctypes", "dataclasses", "datetime", "decimal",
+    "difflib", "dis", "doctest", "email", "enum", "errno", "faulthandler", "fcntl", "filecmp", "fileinput",
+    "fnmatch", "fractions", "ftplib", "functools", "gc", "getopt", "getpass", "gettext", "glob", "graphlib", "gzip",
+    "hashlib", "heapq", "hmac", "html", "http", "imaplib", "inspect", "io", "ipaddress", "itertools", "json",
+    "keyword", "linecache", "locale", "logging", "lzma", "mailbox", "marshal", "math", "mimetypes", "mmap",
+    "modulefinder", "netrc", "numbers", "operator", "optparse", "os", "pathlib", "pdb", "pickle", "pickletools",
+    "pkgutil", "platform", "plistlib", "poplib", "posixpath", "pprint", "profile", "pstats", "pty", "py_compile",
+    "pyclbr", "queue", "quopri", "random", "re", "reprlib", "resource", "sched", "secrets", "select", "selectors",
+    "shelve", "shlex", "shutil", "signal", "smtplib", "socket", "socketserver", "sqlite3", "ssl", "stat",
+    "statistics", "string", "stringprep", "struct", "subprocess", "symtable", "sysconfig", "tarfile", "tempfile",
+    "textwrap", "threading", "timeit", "tokenize", "trace", "traceback", "types", "typing", "unittest", "urllib",
+    "uuid", "warnings", "wave", "weakref", "xml", "zipfile", "zoneinfo",
+]
+# fmt: on
 
 
 def make_pages(count: int) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +23,7 @@ from rich.text import Text
 from theus import Process
 from theus.demo.measure import BARS, Lag, sparkline
 from theus.observe.progress import RunProgress, bars_of
+from theus.protocols import EachStarted
 
 WIDEST = 110  #: columns; longer lines are hard to read
 LATE = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)  #: seconds of lag at which a sparkline grows by one
@@ -134,10 +137,25 @@ def _source(piece: Any) -> str:
     lines = text.splitlines()
     if isinstance(first, ast.Expr) and len(definition.body) > 1:  # the docstring: what it says is said beside it
         del lines[first.lineno - 1 : first.end_lineno]
-    return "\n".join(lines)
+    return re.sub(r"  # (type: ignore|noqa).*", "", "\n".join(lines))  # words to a checker, not to a reader
 
 
 # --- pieces of a live display ----------------------------------------------------------------------------------------
+
+
+class Counted:
+    """A bar for something that is no run of an engine."""
+
+    def __init__(self, name: str, total: int) -> None:
+        now = time.monotonic()
+        self.run = RunProgress("", name, now)
+        self.run.take(EachStarted(at=now, run_id="", step=name, total=total))
+        (self.bar,) = self.run.bars.values()
+
+    def add(self, count: int) -> None:
+        """So many more are done."""
+        with self.run.lock:
+            self.bar.done += count
 
 
 def progress(runs: Iterable[RunProgress]) -> RenderableType:
@@ -148,8 +166,7 @@ def progress(runs: Iterable[RunProgress]) -> RenderableType:
 def meter(name: str, part: float, width: int = 24) -> Text:
     """``core 0 ███████▌    78 %``."""
     full = round(part * width)
-    style = "green" if part < 0.9 else "yellow"
-    return Text.assemble(f"{name} ", ("█" * full, style), ("░" * (width - full), "dim"), f" {part:4.0%}")
+    return Text.assemble(f"{name} ", ("█" * full, "green"), ("░" * (width - full), "dim"), f" {part:4.0%}")
 
 
 def lag_line(lag: Lag) -> Text:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from theus.demo.pages import INDEX, delays, make_index, make_pages
-
 
 # --- this side -------------------------------------------------------------------------------------------------------
 
@@ -38,7 +36,11 @@ class Server:
         self.count = count
         command = [sys.executable, "-m", "theus.demo.server", str(count), str(fast), str(slow)]
         self._process = subprocess.Popen(  # noqa: S603 - our own module
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the demo, which then ends this process
         )
 
     @property
@@ -107,7 +109,6 @@ def say(**values: Any) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the demo, which then ends this process
     try:
         main(int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]))
     except BrokenPipeError:  # who started this is gone

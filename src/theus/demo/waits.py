@@ -13,14 +13,14 @@ from rich.console import Group
 
 from theus import Engine, process
 from theus.demo import clean, crawl
+from theus.demo.alike import alike, alike_apart, alike_beside
 from theus.demo.crawl import Page
 from theus.demo.learn import Library
 from theus.demo.measure import Lag
-from theus.demo.alike import alike, alike_apart, alike_beside
-from theus.demo.screen import Screen, lag_line, milliseconds, progress
+from theus.demo.screen import Counted, Screen, lag_line, milliseconds, progress
 from theus.demo.server import Server, Site
 from theus.observe.progress import RunProgress, bars_of
-from theus.protocols import EachStarted, Event, Observer, RunStarted
+from theus.protocols import Event, Observer, RunStarted
 
 Late = dict[str, float]  # when -> how late the loop was at most, in seconds
 
@@ -56,16 +56,9 @@ def looking_at(engine: Engine[Any]) -> Iterator[Lag]:
 
 def open_site(screen: Screen, server: Server) -> Site:
     """Wait for the server, and show what it does."""
-    making = RunProgress("making", "pydoc", time.monotonic())
-    making.take(EachStarted(at=time.monotonic(), run_id="making", step="pydoc writes", total=server.count))
-    (bar,) = making.bars.values()
-
-    def on_page(name: str) -> None:
-        bar.begin(name)
-        bar.end(name, time.monotonic(), failed=False)
-
-    with screen.live(lambda: bars_of(making)):
-        site = server.wait(on_page)
+    made = Counted("pydoc writes", server.count)
+    with screen.live(lambda: bars_of(made.run)):
+        site = server.wait(lambda name: made.add(1))
     screen.claim(
         len(site.waits) == server.count + 1,
         f"{server.count} modules of the standard library, as pydoc writes them: {site.size / 1e6:.1f} MB of HTML",
@@ -125,9 +118,11 @@ def _crawl(screen: Screen, engine: Engine[Library], watched: Watched, site: Site
         ),
     )
     screen.claim(
-        len(by_run) == count - 1 and least <= run_seconds < total / 2,
-        f"{count} pages in about the time of the slowest: {total / run_seconds:.0f} times faster",
+        run_seconds < total / 2,
+        f"{count} pages in about the time of the slowest: {total / run_seconds:.0f} times as fast",
+        doubt="" if total > 10 else "too little waiting to tell",
     )
+    screen.claim(len(by_run) == count - 1 and run_seconds >= least, "none is missing, and the server made each wait")
     screen.claim(by_arun == by_run, "both doors gave the same pages, character by character")
     screen.say(
         f"[dim]To start 100 requests at once and to unpack {site.size / 1e6:.1f} MB is work for the HTTP client: "
@@ -141,11 +136,11 @@ def _crawl(screen: Screen, engine: Engine[Library], watched: Watched, site: Site
 
 def _loop(screen: Screen, engine: Engine[Library], pages: Sequence[Page]) -> float:
     screen.part("A def that computes does not stop the loop")
-    screen.code('alike_beside = process(alike)\nalike_apart  = process(alike, nature="cpu")')
+    screen.code('alike_beside = process(alike)\nalike_apart  = process(nature="cpu")(alike)')
     texts = {page.name: _beginning(page) for page in pages}
     engine.run(alike_apart, {})  # a worker process starts once, not at each call
 
-    async def ticking(lag: Lag, work: Any) -> tuple[list[str], float]:
+    async def ticking(lag: Lag, work: Any) -> tuple[dict[str, str], float]:
         ticker = asyncio.create_task(lag.tick())
         await asyncio.sleep(0.1)
         began = time.perf_counter()
@@ -164,7 +159,9 @@ def _loop(screen: Screen, engine: Engine[Library], pages: Sequence[Page]) -> flo
         ("engine.arun(alike_beside): in a thread", lambda: engine.arun(alike_beside, texts)),
         ("engine.arun(alike_apart): in a worker process", lambda: engine.arun(alike_apart, texts)),
     )
-    lags, results, rows = [Lag() for _ in ways], [], []
+    lags = [Lag() for _ in ways]
+    results: list[dict[str, str]] = []
+    rows = []
     for (name, work), lag in zip(ways, lags, strict=True):
         with screen.live(lambda name=name, lag=lag: Group(name, lag_line(lag))):  # type: ignore[misc]
             result, seconds = asyncio.run(ticking(lag, work))

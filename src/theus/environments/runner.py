@@ -55,7 +55,8 @@ def execute(call: Call, *, measure_cpu: bool = False) -> Outcome:
         outcome.error = error
     finally:
         outcome.wall = perf_counter() - started
-        outcome.kept = call.kept
+        if call.kept is not None:
+            outcome.kept = call.kept
         if measure_cpu:
             outcome.cpu = thread_time() - cpu
         context.close()
@@ -91,7 +92,8 @@ async def execute_async(call: Call) -> Outcome:
         outcome.error = error
     finally:
         outcome.wall = perf_counter() - started
-        outcome.kept = call.kept
+        if call.kept is not None:
+            outcome.kept = call.kept
         context.close()
         current.reset(token)
     try:
@@ -127,7 +129,8 @@ def execute_message(call: Call, transaction: Transaction) -> Outcome:
         outcome.error = error
     finally:
         outcome.wall = perf_counter() - started
-        outcome.kept = call.kept
+        if call.kept is not None:
+            outcome.kept = call.kept
         context.close()
         current.reset(token)
     try:

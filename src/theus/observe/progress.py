@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 from theus.errors import DefinitionError
 from theus.protocols import (
-    CallConflicted,
     CallEnded,
     CallRetried,
     CallStarted,
@@ -39,6 +38,7 @@ REDRAW = 10.0  #: times a second
 QUIET = 5.0  #: seconds between two lines of a run that nobody watches on a terminal
 WINDOW = 10.0  #: seconds that the rate is measured over
 SETTLED = 4096  #: items remembered between their steps
+MOST_RUNS = 8  #: runs shown at a time
 MOST_SHOWN = 6  #: processes on the line of what runs now
 
 
@@ -229,6 +229,7 @@ def bars_of(run: RunProgress) -> RenderableType:
     """The bars of a run as a table: name, bar, done, rate, time left."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
+    from rich.text import Text
 
     table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(no_wrap=True, max_width=24, overflow="ellipsis")
@@ -241,7 +242,7 @@ def bars_of(run: RunProgress) -> RenderableType:
         for bar in bars:
             left = bar.left(now)
             table.add_row(
-                "  " * (bar.depth + 1) + bar.name,
+                Text("  " * (bar.depth + 1) + bar.name),
                 ProgressBar(bar.total, bar.done, pulse=bar.total is None),
                 f"{bar.counted} [red]{bar.failed:,} failed[/]" if bar.failed else bar.counted,
                 f"[dim]{per_second(bar.rate(now))}[/]",
@@ -293,23 +294,20 @@ class ProgressBars:
             ) from None
         self._console = console
         self._every = every
-        self._runs: dict[str, tuple[RunProgress, Board]] = {}
+        self._runs: dict[str, RunProgress] = {}
 
     def __call__(self, event: Event, /) -> None:
         if isinstance(event, RunStarted):
-            run = RunProgress(event.run_id, event.target, event.at)
-            self._runs[event.run_id] = (run, boards.open(self._console, run))
-            return
-        run, board = self._runs.get(event.run_id, (None, None))
-        if run is None or board is None:  # it began before anybody looked
-            return
-        run.take(event)
-        if isinstance(event, RunEnded):
-            del self._runs[event.run_id]
-            boards.close(board, run)
-        elif not board.is_live and not isinstance(event, CallConflicted) and event.at - run.said >= self._every:
-            run.said = event.at
-            board.write(run.lines())
+            run = self._runs[event.run_id] = RunProgress(event.run_id, event.target, event.at)
+            boards.show(self._console, run)
+        elif (known := self._runs.get(event.run_id)) is not None:  # else it began before anybody looked
+            known.take(event)
+            if isinstance(event, RunEnded):
+                del self._runs[event.run_id]
+                boards.finish(self._console, known)
+            elif event.at - known.said >= self._every:
+                known.said = event.at
+                boards.tell(self._console, known)
 
 
 class Board:
@@ -333,7 +331,8 @@ class Board:
                 console=self.console,
                 refresh_per_second=REDRAW,
                 transient=True,
-                redirect_stdout=sys.stdout.isatty(),  # what goes to a file or a pipe stays on its way
+                redirect_stdout=sys.stdout is not None
+                and sys.stdout.isatty(),  # what goes to a file or a pipe stays on its way
             )
             self._live.start()
             atexit.register(self.stop)  # the cursor comes back whatever happens
@@ -369,34 +368,48 @@ class Board:
     def _draw(self) -> RenderableType:
         from rich.console import Group
 
-        return Group(*self.runs, "")  # the cursor rests on an empty line: an echoed ^C must not break a full one
+        more = len(self.runs) - MOST_RUNS
+        rest = f"… and {more:,} more run{'s' * (more > 1)}" if more > 0 else ""
+        return Group(
+            *self.runs[:MOST_RUNS], rest
+        )  # the cursor rests on an empty line: an echoed ^C must not break a full one
 
 
 class _Boards:
-    """The open boards. A program has one stderr, and rich one live region on it: so all engines share its board."""
+    """The open boards, one for each console. A program has one stderr, and rich one live region on it: all engines share it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._shared: Board | None = None
+        self._open: dict[Console | None, Board] = {}
 
-    def open(self, console: Console | None, run: RunProgress) -> Board:
+    def show(self, console: Console | None, run: RunProgress) -> None:
+        """Show a run on this console; None: stderr."""
         with self._lock:
-            if console is not None:
-                board = Board(console)
-            else:
-                if self._shared is None:
-                    from rich.console import Console as Terminal
-
-                    self._shared = Board(Terminal(stderr=True))
-                board = self._shared
+            board = self._open.get(console)
+            if board is None:
+                board = self._open[console] = Board(console or _stderr())
             board.add(run)
-            return board
 
-    def close(self, board: Board, run: RunProgress) -> None:
+    def tell(self, console: Console | None, run: RunProgress) -> None:
+        """Write how far a run is, if its console shows no bars."""
         with self._lock:
+            board = self._open.get(console)
+            if board is not None and not board.is_live:
+                board.write(run.lines())
+
+    def finish(self, console: Console | None, run: RunProgress) -> None:
+        """The run ended."""
+        with self._lock:
+            board = self._open[console]
             board.remove(run)
-            if not board.runs and board is self._shared:
-                self._shared = None  # the next one looks anew at what stderr is
+            if not board.runs:
+                del self._open[console]  # the next one looks anew at what stderr is
+
+
+def _stderr() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, force_jupyter=False)  # in a notebook lines on stderr, not pieces of HTML
 
 
 boards = _Boards()

@@ -1,9 +1,10 @@
 """Who changed what: the last commits, bounded, and what lies between two versions.
 
-An entry is the snapshot that a commit made and the operations that led to it. Snapshots share all that did not
-change, so an entry costs about what was written; entries are let go of, oldest first, as soon as there are more
-than 256 or what they wrote weighs more than 4 MiB (estimated). A commit that is heavier by itself is not kept:
-a state that replaces a gigabyte at each step holds one gigabyte, not two.
+Kept are the operations of each commit and, of every sixteenth, the snapshot; a version in between is the snapshot
+before it with the operations applied for trial. (A snapshot of every commit would keep 256 versions of each big
+container readable, and cost more than the commit.) Entries are let go of, oldest first, as soon as there are more
+than 256 or what they wrote weighs more than 4 MiB, estimated. A commit that is heavier by itself is not kept: a
+state that replaces a gigabyte at each step holds one gigabyte, not two.
 
 Two versions are compared only where something was written between them, so the price follows the changes and not
 the state.
@@ -19,25 +20,20 @@ from typing import Any
 
 from theus.errors import DefinitionError, Path
 from theus.state.access import Op, Ops, show
+from theus.state.apply import apply_ops
 from theus.state.snapshot import Snapshot
-from theus.state.values import DICTS, LISTS, OBJECT, SETS, kind_of, parts_of, plain
+from theus.state.values import DEQUE, DICT, DICTS, LIST, LISTS, OBJECT, SET, SETS, ingest, kind_of, parts_of, plain
 from theus.state.versioned import MISSING
 
 MOST_ENTRIES = 256
 MOST_WEIGHT = 4 * 2**20  #: bytes, estimated
 LIGHT = 64  #: bytes that a number or a short text counts for
+MARK_EVERY = 16  #: commits from one kept snapshot to the next
 LOOKED_AT = 32  #: so many items of a container are weighed, and the rest by their average
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One commit as it is kept."""
-
-    snapshot: Snapshot
-    author: str
-    ops: Ops
-    at: float  #: seconds since the epoch
-    weight: int  #: bytes, estimated
+_SMALL = {int, float, bool, type(None)}
+Entry = tuple[int, str, Ops, float, int]  #: version, author, operations, seconds since the epoch, estimated bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,26 +92,37 @@ class History:
     def __init__(self, first: Snapshot) -> None:
         self._entries: deque[Entry] = deque()
         self._weight = 0
-        self._first: Snapshot | None = first  #: the state before the oldest entry, as long as all are kept
+        self._marks: deque[Snapshot] = deque([first])  #: the first of them is not newer than the oldest entry needs
 
     def add(self, snapshot: Snapshot, author: str, ops: Ops) -> None:
         """Keep a commit, and let go of what is too old or too heavy."""
         weight = LIGHT * 4
         for op in ops:
-            weight += _weigh(op[-1])
+            if type(op[-1]) not in _SMALL:
+                weight += _weigh(op[-1])
+        version = snapshot.version
         entries = self._entries
-        entries.append(Entry(snapshot, author, ops, time.time(), weight))
+        entries.append((version, author, ops, time.time(), weight))
         self._weight += weight
-        while self._weight > MOST_WEIGHT or len(entries) > MOST_ENTRIES:
-            self._weight -= entries.popleft().weight
-            self._first = None
+        if not version % MARK_EVERY:
+            self._marks.append(snapshot)
+        if self._weight > MOST_WEIGHT or len(entries) > MOST_ENTRIES:
+            self._forget(snapshot)
+
+    def _forget(self, newest: Snapshot) -> None:
+        entries, marks = self._entries, self._marks
+        while entries and (self._weight > MOST_WEIGHT or len(entries) > MOST_ENTRIES):
+            self._weight -= entries.popleft()[4]
+        oldest = entries[0][0] - 1 if entries else newest.version
+        while len(marks) > 1 and marks[1].version <= oldest:
+            marks.popleft()
+        if marks[0].version < oldest and not entries:
+            marks[0] = newest
 
     def last(self, count: int) -> list[Change]:
         """The newest ``count`` commits, oldest of them first."""
         entries = list(self._entries)[-count:] if count > 0 else []
-        return [
-            Change(entry.snapshot.version, entry.author, entry.at, tuple(_describe(entry.ops))) for entry in entries
-        ]
+        return [Change(version, author, at, tuple(_describe(ops))) for version, author, ops, at, _ in entries]
 
     def snapshot_at(self, version: int, newest: Snapshot) -> Snapshot:
         """The state as it was at ``version``.
@@ -123,26 +130,24 @@ class History:
         Raises:
             DefinitionError: it is not kept (any more), or does not exist yet.
         """
-        kept = {entry.snapshot.version: entry.snapshot for entry in list(self._entries)}
-        kept[newest.version] = newest
-        if self._first is not None:
-            kept[self._first.version] = self._first
-        if version not in kept:
+        entries, marks = list(self._entries), list(self._marks)
+        oldest = entries[0][0] - 1 if entries else newest.version
+        if not max(oldest, marks[0].version) <= version <= newest.version:
             raise DefinitionError(
-                f"version {version} is not kept: the history goes from {min(kept)} to {newest.version} "
+                f"version {version} is not kept: the history goes from {max(oldest, marks[0].version)} to {newest.version} "
                 f"(at most {MOST_ENTRIES} commits and {MOST_WEIGHT // 2**20} MiB of what they wrote)."
             )
-        return kept[version]
+        mark = max((mark for mark in (*marks, newest) if mark.version <= version), key=lambda mark: mark.version)
+        root = mark.root
+        for entry in entries:
+            if mark.version < entry[0] <= version:
+                root = apply_ops(root, entry[2], trial=True)
+        return Snapshot(version, root)
 
     def differences(self, old: Snapshot, new: Snapshot) -> list[Difference]:
         """What is not the same in two kept versions, at rest."""
         low, high = sorted((old.version, new.version))
-        touched = {
-            tuple(op[1]): None
-            for entry in list(self._entries)
-            if low < entry.snapshot.version <= high
-            for op in entry.ops
-        }
+        touched = {op[1]: None for entry in list(self._entries) if low < entry[0] <= high for op in entry[2]}
         found: dict[Path, Difference] = {}
         for path in touched:
             difference = _compare(path, old.root, new.root)
@@ -151,43 +156,30 @@ class History:
         return [one for path, one in found.items() if not any(path[:length] in found for length in range(len(path)))]
 
     def growth(self, newest: Snapshot) -> list[Growth]:
-        """The containers that entries were added to and never taken from, fastest first."""
-        added: Counter[Path] = Counter()
+        """The containers that got more entries and never lost one in the commits that are kept, fastest first."""
+        before = self._marks[0].root
         commits: Counter[Path] = Counter()
         authors: dict[Path, Counter[str]] = {}
         shrunk: set[Path] = set()
-        before = self._first
-        for entry in list(self._entries):
-            seen: set[Path] = set()
-            for op in entry.ops:
-                path, number = _grown(op, before)
-                if path is None:
-                    continue
-                if number < 0:
+        for _, author, ops, _, _ in list(self._entries):
+            for path, shrinks in {_container(op, newest.root) for op in ops}:
+                if shrinks:
                     shrunk.add(path)
-                elif number:
-                    added[path] += number
-                    authors.setdefault(path, Counter())[entry.author] += number
-                    seen.add(path)
-            commits.update(seen)
-            before = entry.snapshot
-        return [
-            Growth(
-                show(path),
-                number,
-                len(container),
-                commits[path],
-                tuple(name for name, _ in authors[path].most_common()),
-            )
-            for path, number in added.most_common()
-            if path not in shrunk and hasattr(container := _at(path, newest.root), "__len__")
-        ]
+                commits[path] += 1
+                authors.setdefault(path, Counter())[author] += 1
+        found = []
+        for path in commits.keys() - shrunk:
+            size, size_before = _size(path, newest.root), _size(path, before)
+            if size is not None and size > (size_before or 0):
+                who = tuple(name for name, _ in authors[path].most_common())
+                found.append(Growth(show(path), size - (size_before or 0), size, commits[path], who))
+        return sorted(found, key=lambda growth: -growth.added)
 
 
 def _weigh(value: Any) -> int:
     """About how many bytes a value holds; looks at a few of many items."""
     cls = type(value)
-    if cls in (int, float, bool, type(None)):
+    if cls in _SMALL:
         return LIGHT
     if cls in (str, bytes, bytearray):
         return LIGHT + len(value)
@@ -237,14 +229,17 @@ def _compare(path: Path, old: Any, new: Any) -> Difference | None:
         if old_child is MISSING:
             return None
         old, new = old_child, new_child
-    if old is new or (type(old) is type(new) and kind_of(type(old)) != OBJECT and old == new):
+    if old is new or plain(old) == plain(new):
         return None
     return Difference(path, old, new)
 
 
 def restoring(differences: Sequence[Difference]) -> list[Op]:
     """The operations that lead from the ``old`` side of the differences to the ``new`` one."""
-    return [("del", one.path) if one.new is MISSING else ("set", one.path, one.new) for one in differences]
+    return [
+        ("del", one.path) if one.new is MISSING else ("set", one.path, ingest(plain(one.new), one.path))
+        for one in differences
+    ]
 
 
 def readable(difference: Difference) -> Difference:
@@ -253,24 +248,21 @@ def readable(difference: Difference) -> Difference:
     return Difference(difference.path, old, new)
 
 
-def _grown(op: Op, before: Snapshot | None) -> tuple[Path | None, int]:
-    """The container that an operation added entries to (or took them from), and how many."""
+def _container(op: Op, root: Any) -> tuple[Path, bool]:
+    """The container whose entries an operation changes, and whether it takes some away."""
     kind, path = op[0], op[1]
-    if kind == "append":
-        return path, len(op[2])
-    if kind in ("include", "discard"):
-        return path, len(op[2]) if kind == "include" else -len(op[2])
-    if kind == "del":
-        return path[:-1], -1
-    if kind == "set" and path and before is not None:
-        holder = _at(path[:-1], before.root)
-        if kind_of(type(holder)) == OBJECT or isinstance(path[-1], int):
-            old, new = _at(path, before.root), op[2]
-            if hasattr(old, "__len__") and hasattr(new, "__len__") and not isinstance(new, (str, bytes)):
-                return path, len(new) - len(old)
-            return None, 0
-        return path[:-1], int(_child(holder, path[-1]) is MISSING)
-    return None, 0
+    if kind in ("append", "include", "discard"):
+        return path, kind == "discard"
+    if kind == "set" and _size(path, root) is not None:
+        return path, False
+    return path[:-1], kind == "del"
+
+
+def _size(path: Path, root: Any) -> int | None:
+    """How many entries the container at ``path`` has; None if there is none."""
+    value = _at(path, root)
+    kind = kind_of(type(value))
+    return len(value) if kind in (DICT, LIST, SET, DEQUE) else None
 
 
 def _describe(ops: Ops) -> Iterator[str]:

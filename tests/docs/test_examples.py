@@ -28,61 +28,15 @@ import sys
 import tokenize
 import traceback
 import types
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import PAGES, Block, blocks_of
 
 from theus import Engine
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(r"^(?P<indent> *)(?P<fence>```+)(?P<language>\w*)")
 MODULE = re.compile(r"^[\w.]+\.(?=\w+:)")  # in front of an exception's name
-REMARK = re.compile(r"^ *<!-- example: (?P<kind>raises|needs|skip),? (?P<what>.+?) -->$")
-
-
-@dataclass
-class Block:
-    """A fenced block. ``line``: of its first line, from 1. ``shown``: what it prints, None if the page does not say."""
-
-    language: str
-    line: int
-    text: str
-    remarks: dict[str, str]
-    shown: str | None = None
-
-
-def blocks_of(page: Path) -> list[Block]:
-    """The fenced blocks of a page, each with the remark before it and, for ``python``, the ``text`` block after it."""
-    found: list[Block] = []
-    remarks: dict[str, str] = {}
-    lines = enumerate(page.read_text(encoding="utf-8").splitlines(), 1)
-    follows = False  # nothing but blank lines since the last block
-    for _, text in lines:
-        opening = FENCE.match(text)
-        if opening is None:
-            remark = REMARK.match(text)
-            if remark is not None:
-                remarks[remark["kind"]] = remark["what"]
-            elif text.strip():
-                follows, remarks = False, {}
-            continue
-        content = []
-        start = 0
-        for number, inside in lines:
-            if inside.strip() == opening["fence"]:
-                break
-            start = start or number
-            content.append(inside.removeprefix(opening["indent"]))
-        block = Block(opening["language"], start, "\n".join(content) + "\n", remarks)
-        if block.language == "text" and follows and found[-1].language == "python":
-            found[-1].shown = block.text
-        else:
-            found.append(block)
-        follows, remarks = True, {}
-    return found
 
 
 class Shown(ast.NodeTransformer):
@@ -160,7 +114,7 @@ class Page:
         self.same(line, comment, repr(value))
 
     def same(self, line: int, shown: str, got: str) -> None:
-        options = doctest.ELLIPSIS
+        options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE  # a page breaks long lines
         trimmed = "\n".join(text.rstrip() for text in got.splitlines())
         if not doctest.OutputChecker().check_output(shown + "\n", trimmed + "\n", options):
             pytest.fail(f"{self.path.name}:{line}\n--- the page shows\n{shown}\n--- it was\n{trimmed}", pytrace=False)

@@ -133,14 +133,11 @@ class Attempts:
         args, kwargs = given or self._arguments(process, value)
         if value is NOTHING:
             value = None
-        profile = engine.profile(process)
-        placement = profile.placements.get(run.blocking) or engine.place(profile, process, blocking=run.blocking)
-        environment = engine.environments.get(placement.environment) or engine.environment(placement.environment)
-        ticket = (
-            self._first_ticket(process, args, kwargs, profile)
-            if profile.heat > HOT or process.contract.exclusive
-            else None
-        )
+        profile = engine.profiled.get(id(process.root)) or engine.profile(process)
+        placement, environment = profile.homes.get(run.blocking) or engine.settle(profile, process, run.blocking)
+        ticket = None
+        if profile.heat > HOT or process.contract.exclusive:
+            ticket = self._first_ticket(process, args, kwargs, profile)
         attempt = failures = 0
         kept: dict[str, Any] | None = None
         in_commit = process.nature == "state" and engine.store is not None

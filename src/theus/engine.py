@@ -122,7 +122,7 @@ class Engine(Generic[D]):
         self._token = secrets.token_hex(4)
         self._numbers = itertools.count(1)
         self._plans: dict[int, _Plan] = {}
-        self._profiles: dict[int, Profile] = {}
+        self.profiled: dict[int, Profile] = {}
         self._active: set[Run[Any]] = set()
         self._ended = threading.Condition()
         self._closed = False
@@ -353,9 +353,8 @@ class Engine(Generic[D]):
 
     async def _execute(self, run: Run[Any], start: _Start) -> Any:
         """The core of a run: to its end, whatever that is."""
-        args, kwargs = start
         step = run.step
-        listening = bool(run.listeners or self.observers)
+        listening = run.listeners or self.observers
         started = self.clock.now() if listening else 0.0
         error: BaseException | None = None
         try:
@@ -366,8 +365,8 @@ class Engine(Generic[D]):
             if isinstance(step, Process) and not step.is_source:
                 value = await Attempts(self, run).call(step, NOTHING, Position(run, step.name), start)
             else:
-                attempts = Attempts(self, run, kwargs)
-                value = await walk(step, args[0] if args else NOTHING, Position(None, run), attempts)
+                attempts = Attempts(self, run, start[1])
+                value = await walk(step, start[0][0] if start[0] else NOTHING, Position(None, run), attempts)
             run.state = "done"
             return value
         except Exception as failure:
@@ -392,7 +391,7 @@ class Engine(Generic[D]):
         try:
             raise error
         finally:
-            del error, args, kwargs, start  # the traceback keeps this frame, not what it saw
+            del error, start  # the traceback keeps this frame, not what it saw
 
     # --- what the attempts need ---
 
@@ -404,17 +403,18 @@ class Engine(Generic[D]):
     def profile(self, process: Process[Any, Any]) -> Profile:
         """What is known of a process, however it is bound."""
         root = process.root
-        profile = self._profiles.get(id(root))
-        if profile is None or profile.process is not root:
-            if len(self._profiles) >= MOST_PLANS:
-                self._profiles.pop(next(iter(self._profiles)), None)  # one-off lambdas must not pile up
-            profile = self._profiles[id(root)] = Profile(root)
+        profile = self.profiled.get(id(root))  # whose profile is kept, is kept itself: ids do not repeat
+        if profile is None:
+            if len(self.profiled) >= MOST_PLANS:
+                self.profiled.pop(next(iter(self.profiled)), None)  # one-off lambdas must not pile up
+            profile = self.profiled[id(root)] = Profile(root)
         return profile
 
-    def place(self, profile: Profile, process: Process[Any, Any], *, blocking: bool) -> Placement:
+    def settle(self, profile: Profile, process: Process[Any, Any], blocking: bool) -> tuple[Placement, Environment]:
         """Decide where a process runs; once for each door."""
-        placement = profile.placements[blocking] = place(process, blocking=blocking, debug=self.debug)
-        return placement
+        placement = place(process, blocking=blocking, debug=self.debug)
+        home = profile.homes[blocking] = (placement, self.environment(placement.environment))
+        return home
 
     def environment(self, name: str) -> Environment:
         """The environment of that name; the worker one is made at its first use."""
@@ -510,11 +510,11 @@ class Engine(Generic[D]):
 
     def profiles(self) -> Explanation:
         """The same for every process that ran so far."""
-        return Explanation(tuple(self._explain(profile.process) for profile in list(self._profiles.values())))
+        return Explanation(tuple(self._explain(profile.process) for profile in list(self.profiled.values())))
 
     def contracts(self) -> str:
         """Contracts for the processes that ran with ``Engine(strict=False)``, from what they touched: source text to paste."""
-        lines = [profile.touched.proposal(profile.process) for profile in list(self._profiles.values())]
+        lines = [profile.touched.proposal(profile.process) for profile in list(self.profiled.values())]
         return "\n".join(line for line in lines if line)
 
     def _explain(self, process: Process[Any, Any]) -> Explained:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from theus.errors import Path
     from theus.placement import Placement
     from theus.processes import Process
-    from theus.protocols import Outcome
+    from theus.protocols import Environment, Outcome
 
 MOST_RIVALS = 64  #: different (path, process) that are counted
 SAMPLE = 16  #: the CPU of every so manyeth inline call is measured, and of the first
@@ -40,7 +40,8 @@ class Profile:
     heat: float = 0.0  #: 1 after a conflict; cools while nobody queues behind it
     hot: frozenset[Path] = frozenset()  #: the contended paths
     places: set[str] = field(default_factory=set)
-    placements: dict[bool, Placement] = field(default_factory=dict)  #: by whether a caller waits for it in its thread
+    #: where it runs, by whether a caller waits for it in its thread
+    homes: dict[bool, tuple[Placement, Environment]] = field(default_factory=dict)
 
     def add(self, outcome: Outcome) -> None:
         """Count one attempt."""
@@ -86,7 +87,7 @@ class Profile:
 
     def explain(self, planned: Placement) -> Explained:
         """A row for a reader. ``planned``: where it would run if it never ran yet."""
-        used = next(iter(self.placements.values()), planned)
+        used = next((placement for placement, _ in self.homes.values()), planned)
         return Explained(
             self.process.name,
             self.nature,

@@ -1,4 +1,4 @@
-"""Time as the system keeps it. Tests put their own clock in its place (:class:`theus.testing.FakeClock`)."""
+"""Time as the system keeps it. Tests put their own clock in its place (``FakeClock``)."""
 
 from __future__ import annotations
 

@@ -215,7 +215,7 @@ class Engine(Generic[D]):
     async def arun(
         self, target: Any, /, *args: Any, run_id: str | None = None, progress: bool | None = None, **kwargs: Any
     ) -> Any:
-        """The same as :meth:`run`, awaited on the caller's event loop."""
+        """The same as ``run``, awaited on the caller's event loop."""
         run, start = self._prepare(target, args, kwargs, run_id, blocking=False, progress=progress)
         try:
             return await self._execute(run, start)

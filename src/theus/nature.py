@@ -99,14 +99,14 @@ class Profile:
             "; ".join(f"{count} with {author!r} on {path}" for (path, author), count in self.rivals.most_common(3)),
             self.waited,
             self.wall,
-            self.cpu / self.cpu_calls * self.calls if self.cpu_calls else None,
+            None if self.computes is None else self.wall * self.computes,
             tuple(sorted(self.places)),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """Why a process runs where it runs. Times in seconds, summed over all calls; ``cpu`` is extrapolated from samples."""
+    """Why a process runs where it runs. Times in seconds, summed over all calls; ``cpu`` is extrapolated from the calls it was measured for."""
 
     process: str
     nature: str
@@ -124,7 +124,7 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Rows of :class:`Explained`; prints as a table."""
+    """Rows of ``Explained``; prints as a table."""
 
     rows: tuple[Explained, ...]
 

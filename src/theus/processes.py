@@ -41,7 +41,7 @@ class Step(Generic[In, Out]):
 
 
 class Process(Step[In, Out]):
-    """A function together with its contract, nature, timeout and retries. Made by :func:`process`."""
+    """A function together with its contract, nature, timeout and retries. Made by ``process``."""
 
     __slots__ = (
         "__dict__",
@@ -448,10 +448,10 @@ def _process(fn: Any = None, /, **options: Any) -> Any:
     """Make a process of a function: ``@process``, ``@process(nature="cpu", timeout=5)`` or ``process(function)``.
 
     The function may be ``def`` or ``async def``, a generator (a source of items), a method, a partial or a
-    lambda. If its first parameter is called ``ctx`` it gets the :class:`~theus.Context`; the value that the
+    lambda. If its first parameter is called ``ctx`` it gets the ``Context``; the value that the
     previous step returned goes to the parameter after it.
 
-    Options:
+    Args:
         nature: ``"io"`` waits, ``"cpu"`` computes (consent to run on a copy elsewhere), ``"state"`` is short,
             never waits and runs on the newest state in the commit itself. None: the engine finds out.
         environment: a place by hand: inline, loop, thread, interpreter, worker, ray, dask. Wins over nature.

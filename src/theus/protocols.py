@@ -1,7 +1,7 @@
 """The seams of Theus and the records that cross them. Read this first.
 
-State lives behind :class:`Store`, execution behind :class:`Environment`, time behind :class:`Clock`.
-Environments never touch stores: a :class:`Call` carries its snapshot in, an :class:`Outcome` carries
+State lives behind ``Store``, execution behind ``Environment``, time behind ``Clock``.
+Environments never touch stores: a ``Call`` carries its snapshot in, an ``Outcome`` carries
 reads and writes out, and the commit happens in one place (``attempt.py``). So every environment means
 the same, and dropping an outcome is always safe.
 

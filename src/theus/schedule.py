@@ -1,7 +1,7 @@
 """How one value goes through a workflow: which step comes next, with what.
 
 The tree is walked recursively; a node's rules are its function here. What has to be *done* for a step
-(run a process, look at the domain) is asked of :class:`Hands`, so the walk itself knows no store, no
+(run a process, look at the domain) is asked of ``Hands``, so the walk itself knows no store, no
 environment and no engine. A branch of ``parallel`` or an item of ``each`` goes on by itself: nothing waits
 for its siblings before the end of the node.
 

@@ -9,7 +9,6 @@ Weak references: a function that is forgotten here is forgotten in the workers w
 
 from __future__ import annotations
 
-import io
 import pickle
 import threading
 import weakref
@@ -18,27 +17,30 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from itertools import count
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from theus.environments.changes import Mark, marks_of
 from theus.environments.parcel import (
     FAULTS,
     PROTOCOL,
     Global,
-    Packer,
     Parcel,
     by_reference,
     home_of,
     open_parcel,
+    pack_definition,
     pack_parcel,
 )
 from theus.processes import Process
+
+if TYPE_CHECKING:
+    from theus.environments.job import Told
 
 
 class Definition:
     """Something that is sent by value, and how to notice that it changed."""
 
-    __slots__ = ("body", "marks", "needs", "ref", "seconds", "token", "version", "volatile")
+    __slots__ = ("body", "imported", "marks", "needs", "ref", "seconds", "token", "version", "volatile")
 
     def __init__(self, token: int, ref: weakref.ref[Any]) -> None:
         self.token = token
@@ -48,7 +50,13 @@ class Definition:
         self.needs: Sequence[int] = ()
         self.marks: Sequence[Mark] = ()
         self.volatile = False
+        self.imported: Told | None = None  #: it goes by name and so never changes: what is told of it
         self.seconds: float | None = None  #: of a process: how long its calls took lately
+
+
+def told(needs: Needs) -> Told:
+    """Definitions as they are now: they may change before the call is sent."""
+    return [(found.token, found.version, found.body) for found in needs.values() if found.body is not None]
 
 
 Needs = dict[int, Definition]  #: by token: all that the other side has to know before it can open a parcel
@@ -90,13 +98,18 @@ class Book:
         """Definitions are made on the far side only."""
         raise LookupError(f"definition {token} came from a worker")
 
-    def process(self, process: Process[Any, Any], needs: Needs) -> Definition:
-        """The definition of a process, up to date; it and all it refers to are put into ``needs``."""
+    def process(self, process: Process[Any, Any]) -> tuple[Definition, Told]:
+        """The definition of a process, up to date, with all that it refers to."""
+        definition = self._by_id.get(id(process))
+        if definition is not None and definition.imported is not None and definition.ref() is process:
+            return definition, definition.imported
+        needs: Needs = {}
         with self._lock:
-            return self._fresh(process, needs)
+            definition = self._fresh(process, needs)
+        return definition, told(needs)
 
     def pack(self, value: Any, needs: Needs) -> Parcel:
-        """Pickle a value. Raises whatever pickling it raises."""
+        """Pickle a value; what it refers to is put into ``needs``. Raises whatever pickling it raises."""
         try:
             return self._pack(value, needs, by_value=False)
         except FAULTS:
@@ -154,13 +167,11 @@ class Book:
             if definition.body is None:
                 definition.body = pickle.dumps(_Reference(*reference), PROTOCOL)
                 definition.version = 1
+                definition.imported = [(definition.token, 1, definition.body)]
             return
         marks, volatile = marks_of(value, with_globals=isinstance(value, FunctionType) and home_of(value) is None)
-        file = io.BytesIO()
-        packer = Packer(file, self, root=value, token=definition.token, by_value=True)
-        packer.dump(value)
-        body = file.getvalue()
-        definition.marks, definition.volatile, definition.needs = marks, volatile, tuple(packer.needs)
+        needs, body = pack_definition(value, definition.token, self)
+        definition.marks, definition.volatile, definition.needs = marks, volatile, tuple(needs)
         if body != definition.body:
             definition.body = body
             definition.version += 1

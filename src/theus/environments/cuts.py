@@ -28,7 +28,8 @@ from theus.state.values import (
 if TYPE_CHECKING:
     from theus.protocols import Call
 
-_SMALL = 256  # characters, bytes or members; a leaf up to this size goes as it is
+_SMALL = 256  # characters; a text up to this size goes as it is
+_NUMBERS = (bool, int, float, complex)
 _EMPTY: dict[int, Callable[[], Any]] = {DICT: dict, LIST: list, SET: set, DEQUE: deque}
 
 
@@ -60,7 +61,7 @@ def cut(snapshot: Snapshot, fields: tuple[str, ...]) -> Snapshot:
 def _hollow(value: Any) -> Any:
     kind = kind_of(type(value))
     if kind == LEAF:
-        return None if isinstance(value, (str, bytes, frozenset)) and len(value) > _SMALL else value
+        return value if isinstance(value, _NUMBERS) or (isinstance(value, str) and len(value) <= _SMALL) else None
     if kind == OBJECT:
         return None if is_model(type(value)) else map_object(value, lambda _, part: _hollow(part))
     if kind == TUPLE:

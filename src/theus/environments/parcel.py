@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from theus.environments.wire import Bytes
 
 PROTOCOL = 5
+SIMPLE = frozenset({type(None), bool, int, float, complex, str, bytes})  #: pickled without a look at what they hold
 FAULTS = (Exception, SystemExit)  #: what a user's __reduce__, __setstate__ or module may raise while we pack or open
 MOST_BUFFERS = 1000  #: out of band in one parcel; a frame's header must fit into the reader's buffer
 OUT_OF_BAND = 131072  #: bytes; smaller buffers are copied into the pickle, which is cheaper than a part of their own
@@ -73,43 +74,34 @@ class Definitions(Protocol):
 class Packer(pickle.Pickler):
     """Pickles for the other side: definitions by token, the rest as usual.
 
-    ``root``: the one object to send by value, under ``token``.
+    ``root``: the one object to send by value, under ``token``. (Set after it was made: an ``__init__`` of its own would be
+    a fourth of what packing a small value costs.)
     """
 
-    def __init__(
-        self,
-        file: io.BytesIO,
-        book: Definitions,
-        *,
-        keep: Callable[[pickle.PickleBuffer], object] | None = None,
-        root: object = None,
-        token: int = 0,
-        by_value: bool = False,
-    ) -> None:
-        super().__init__(file, PROTOCOL, buffer_callback=keep)
-        self._book = book
-        self._root = root
-        self._token = token
-        self._cloud: Any = None
-        self.needs: list[int] = []
-        if by_value:
-            import cloudpickle
+    book: Definitions
+    needs: list[int]  #: tokens that were said
+    root: object = None
+    token = 0
+    _cloud: Any = None
 
-            # Only asked for reductions: it holds the rules for what pickle cannot do, we keep the memo and the file.
-            self._cloud = cloudpickle.Pickler(io.BytesIO())
-            self.dispatch_table = cloudpickle.Pickler.dispatch_table
+    def by_value(self) -> None:
+        """Let it use cloudpickle's rules for what pickle cannot do; the memo and the file stay ours."""
+        import cloudpickle
+
+        self._cloud = cloudpickle.Pickler(io.BytesIO())
+        self.dispatch_table = cloudpickle.Pickler.dispatch_table
 
     def reducer_override(self, value: Any) -> Any:
         """Called by the C pickler for whatever is not a builtin value."""
         if isinstance(value, (type, FunctionType)):
-            if value is self._root:
+            if value is self.root:
                 return self._by_value(value)
             if isinstance(value, type) and not value.__flags__ & _HEAP_TYPE:
                 return NotImplemented if self._cloud is None else self._cloud.reducer_override(value)
             return self._definition(value)
         if isinstance(value, Process):
-            return self._by_value(value) if value is self._root else self._definition(value)
-        if value is self._root:  # a Global
+            return self._by_value(value) if value is self.root else self._definition(value)
+        if isinstance(value, Global) and value is self.root:
             return assign, (value.module, value.name, value.now())
         if isinstance(value, ContextVar):
             return self._variable(value)
@@ -121,7 +113,7 @@ class Packer(pickle.Pickler):
         reference = by_reference(value)
         if reference is not None:
             return reference
-        token = self._book.reference(value)
+        token = self.book.reference(value)
         if token is not None:
             self.needs.append(token)
             return resolve, (token,)
@@ -139,12 +131,12 @@ class Packer(pickle.Pickler):
             reduced = self._cloud.reducer_override(value)
             if isinstance(value, FunctionType):
                 self._choose_globals(value, reduced)
-        if value is not self._root:
+        if value is not self.root:
             return reduced
         if isinstance(value, type):
             self._need_globals(value.__module__, _named_in_annotations(value))
         make_it, args, state, *_, setter = (*reduced, None, None, None)[:6]
-        return make, (self._token, make_it, args), (setter, state), None, None, finish
+        return make, (self.token, make_it, args), (setter, state), None, None, finish
 
     def _bind_globals(self, function: FunctionType) -> None:
         """Let the function find its globals in a namespace of the other side instead of in a new dict."""
@@ -163,12 +155,12 @@ class Packer(pickle.Pickler):
             scope = vars(sys.modules[module])
             for name in names:
                 if name in scope or not hasattr(builtins, name):
-                    token = self._book.global_token(module, name)
+                    token = self.book.global_token(module, name)
                     if token is not None:
                         self.needs.append(token)
 
     def _variable(self, value: ContextVar[Any]) -> Any:
-        found = self._book.variable(value)
+        found = self.book.variable(value)
         if found is None:
             raise pickle.PicklingError(f"{value!r} is not the global of a module, so it cannot be found elsewhere")
         if found[0] != "__main__":
@@ -331,7 +323,7 @@ def _words(text: str) -> list[str]:
     return "".join(c if c.isidentifier() or c.isdigit() else " " for c in text).split()
 
 
-def pack_parcel(value: Any, book: Definitions, *, by_value: bool) -> tuple[list[int], Parcel]:
+def pack_parcel(value: Any, book: Definitions, *, by_value: bool = False) -> tuple[list[int], Parcel]:
     """Pickle a value; gives the tokens it needs, too."""
     buffers: list[Any] = []
 
@@ -343,9 +335,28 @@ def pack_parcel(value: Any, book: Definitions, *, by_value: bool) -> tuple[list[
         return False
 
     file = io.BytesIO()
-    packer = Packer(file, book, keep=keep, by_value=by_value)
+    packer = Packer(file, PROTOCOL, buffer_callback=keep)
+    packer.book = book
+    needs: list[int] = []
+    packer.needs = needs
+    if by_value:
+        packer.by_value()
     packer.dump(value)
-    return packer.needs, Parcel(file.getvalue(), buffers, not packer.needs)
+    return needs, Parcel(file.getvalue(), buffers, not needs)
+
+
+def pack_definition(value: object, token: int, book: Definitions) -> tuple[list[int], bytes]:
+    """Pickle a function, class, process or global by value; gives the tokens it needs, too."""
+    file = io.BytesIO()
+    packer = Packer(file, PROTOCOL)
+    packer.book = book
+    needs: list[int] = []
+    packer.needs = needs
+    packer.root = value
+    packer.token = token
+    packer.by_value()
+    packer.dump(value)
+    return needs, file.getvalue()
 
 
 def open_parcel(parcel: Parcel, book: Definitions) -> Any:

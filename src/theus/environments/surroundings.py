@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar, copy_context
+from contextvars import Context, ContextVar
 from typing import Any
 
 Levels = dict[str, int]  #: of each logger that has one of its own; "" is the root, "*" what is disabled everywhere
@@ -33,13 +33,10 @@ class Variables:
             found = self._names[variable] = self._search(variable)
             return found
 
-    def travelling(self) -> list[tuple[tuple[str, str], ContextVar[Any], Any]]:
-        """The variables that are set here and have a name, with their values."""
-        context = copy_context()
-        if not context:
-            return []
-        found = ((self.name_of(variable), variable, value) for variable, value in context.items())
-        return [(name, variable, value) for name, variable, value in found if name is not None]
+    def travelling(self, context: Context) -> list[tuple[tuple[str, str], Any]]:
+        """The variables that are set in a context and have a name, with their values."""
+        found = ((self.name_of(variable), value) for variable, value in context.items())
+        return [(name, value) for name, value in found if name is not None]
 
     @staticmethod
     def _search(variable: ContextVar[Any]) -> tuple[str, str] | None:

@@ -34,10 +34,15 @@ a call 2-3 times dearer (parallel.md §1).
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from theus.environments.parcel import Parcel
 
 SETUP, CALL, END = 1, 2, 3
 READY, STARTED, REPORT, LOG, DONE, FAILED, RETURNED = 11, 12, 13, 14, 15, 16, 17
@@ -83,20 +88,11 @@ def pack(kind: int, seq: int = 0, parts: Sequence[Bytes] = (), flags: int = 0) -
     return buffers
 
 
-def send(sock: socket.socket, buffers: Iterable[Bytes]) -> None:
-    """Send all of it, waiting as long as it takes."""
-    for buffer in buffers:
-        sock.sendall(buffer)
-
-
 def send_some(sock: socket.socket, buffers: list[Bytes]) -> list[Bytes]:
-    """Send what the socket takes without waiting; gives what is left. Raises OSError if the other side is gone."""
+    """Send what a non-blocking socket takes; gives what is left. Raises OSError if the other side is gone."""
     while buffers:
         try:
-            if len(buffers) == 1:
-                sent = sock.send(buffers[0], socket.MSG_DONTWAIT)
-            else:
-                sent = sock.sendmsg(buffers[:_MAX_VECTOR], (), socket.MSG_DONTWAIT)
+            sent = sock.send(buffers[0]) if len(buffers) == 1 else sock.sendmsg(buffers[:_MAX_VECTOR])
         except BlockingIOError:
             return buffers
         while buffers and sent >= len(buffers[0]):
@@ -120,14 +116,16 @@ class Reader:
         self._view = memoryview(self._buffer)
         self._start = 0
         self._end = 0
+        self.was_full = False  #: there may be more to read at once
         self._big: Frame | None = None
         self._missing: list[memoryview] = []
 
     def receive(self) -> bool:
-        """Read once from the socket. False at the end of the stream."""
+        """Read once from the socket. False at the end of the stream. BlockingIOError: there is nothing, and it may not wait."""
         if self._missing:
             target = self._missing[0]
             count = self._sock.recv_into(target)
+            self.was_full = count > 0
             if count == len(target):
                 del self._missing[0]
             else:
@@ -141,6 +139,7 @@ class Reader:
             self._start, self._end = 0, len(rest)
         count = self._sock.recv_into(self._view[self._end :])
         self._end += count
+        self.was_full = self._end == BUFFER
         return count > 0
 
     def frames(self) -> Iterator[Frame]:
@@ -187,6 +186,38 @@ class Reader:
             if take < len(target):
                 self._missing.append(memoryview(target)[take:])
         self._start = self._end = 0
+
+
+class Line:
+    """The far side's end of the wire: sends frames from any thread, waiting as long as it takes.
+
+    ``on_gone``: is called if there is nobody at the other end any more.
+    """
+
+    def __init__(self, sock: socket.socket, on_gone: Callable[[], None]) -> None:
+        self._sock = sock
+        self._on_gone = on_gone
+        self._lock = threading.RLock()  # again by the same thread if a signal handler interrupts it
+        self._pid = os.getpid()
+
+    def send(self, kind: int, seq: int, parts: Sequence[Bytes], flags: int = 0) -> None:
+        """Send a frame, whole."""
+        buffers = pack(kind, seq, parts, flags)
+        with self._lock:
+            if os.getpid() == self._pid:  # not a child that a body forked
+                try:
+                    for buffer in buffers:
+                        self._sock.sendall(buffer)
+                except OSError:
+                    self._on_gone()
+
+    def send_parcel(self, kind: int, seq: int, parcel: Parcel) -> None:
+        """Send a packed value."""
+        self.send(kind, seq, [parcel.data, *parcel.buffers], PLAIN if parcel.plain else 0)
+
+    def close(self) -> None:
+        """Close this end."""
+        self._sock.close()
 
 
 def number(value: int) -> bytes:

@@ -17,22 +17,23 @@ worker only, and is not sent back. Environment variables are those that the engi
 from __future__ import annotations
 
 import asyncio
+import itertools
 import marshal
 import os
 import pickle
 import sys
 import weakref
 from collections.abc import Callable, Mapping
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from theus.environments import wire
-from theus.environments.book import Book, Needs
+from theus.environments.book import Book, Needs, told
 from theus.environments.cpus import usable_cpus as usable_cpus
 from theus.environments.cuts import cut, fields_of
 from theus.environments.faults import culprit, open_error, text_of
 from theus.environments.job import SHORT, Job, Packed
-from theus.environments.parcel import FAULTS, Parcel
+from theus.environments.parcel import FAULTS, PROTOCOL, SIMPLE, Parcel
 from theus.environments.pool import Pool
 from theus.environments.surroundings import LevelWatch, Variables, handle, levels
 from theus.errors import NotTransferable
@@ -83,7 +84,7 @@ class WorkerEnvironment:
         self._book = Book(self._variables.name_of)
         self._set_up = SetUp(self._book, self._resources)
         self._versions: weakref.WeakKeyDictionary[Snapshot, int] = weakref.WeakKeyDictionary()
-        self._version = 0
+        self._numbers = itertools.count(1)  # for snapshots and configs; several threads draw from it
         self._cuts: dict[tuple[str, ...], tuple[int, Packed]] = {}
         self._config: tuple[Any, int, Packed | None] = (None, 0, None)
         book = self._book
@@ -92,6 +93,7 @@ class WorkerEnvironment:
             set_up=self._set_up.current,
             on_lost=self._on_lost,
             on_log=lambda parcel: handle(book.open(parcel)),
+            on_report=lambda call, parcel: call.host.report(call, book.open(parcel)),
             dropped=book.dropped,
         )
         self._finalizer = weakref.finalize(self, Pool.forget, self._pool)
@@ -103,6 +105,8 @@ class WorkerEnvironment:
     async def run(self, call: Call) -> Outcome:
         """Run one attempt in a worker process; see ``theus.protocols.Environment``."""
         if self._pid != os.getpid():  # this process was forked off; the workers are the parent's
+            self._finalizer.detach()
+            self._pool.disown()
             self._open()
         job = self._pack(call)
         future = job.future = job.loop.create_future()
@@ -123,50 +127,56 @@ class WorkerEnvironment:
 
     def workers(self) -> list[WorkerInfo]:
         """The worker processes there are now."""
-        return [WorkerInfo(*found) for found in self._pool.workers()] if self._pid == os.getpid() else []
+        if self._pid != os.getpid():
+            return []
+        return [WorkerInfo(worker.pid, worker.done, worker.state) for worker in list(self._pool.workers)]
 
     # --- there ---
 
     def _pack(self, call: Call) -> Job:
         process = call.process
         job = Job()
+        job.call = call
         job.name = process.name
         job.timeout = process.timeout
         job.loop = asyncio.get_running_loop()
         job.context = copy_context()
-        job.on_report = _Reports(self._book, call)
         job.numbers = (call.attempt, str(call.key), call.deadline, call.strict)
-        needs: Needs = {}
         try:
-            job.definition = self._book.process(process, needs)
+            job.definition, job.needs = self._book.process(process)
         except FAULTS as error:
             raise self._refuse(process.name, culprit(process, f"process {process.name!r}", self._try), error) from error
-        job.needs = _told(needs)
         seconds = job.definition.seconds
         job.short = seconds is not None and seconds < SHORT
-        job.payload = self._pack_payload(call)
-        self._add_snapshot(job, call)
-        self._add_config(job, call)
+        job.payload = self._pack_payload(call, job.context)
+        if call.snapshot is not None:
+            self._add_snapshot(job, call.snapshot)
+        if call.config is not None:
+            self._add_config(job, call)
         return job
 
-    def _pack_payload(self, call: Call) -> Packed | None:
-        variables = [(name, value) for name, variable, value in self._variables.travelling() if self._can_travel(value)]
-        if not (call.args or call.kwargs or variables) and call.pipe is None:
-            return None
+    def _pack_payload(self, call: Call, context: Context) -> Packed | None:
+        variables = self._variables.travelling(context) if context else ()
+        args, kwargs, pipe, kept = call.args, call.kwargs, call.pipe, call.kept
+        if not (kwargs or variables or kept) and type(pipe) in SIMPLE and all(type(value) in SIMPLE for value in args):
+            if not args and pipe is None:
+                return None
+            return Packed(Parcel(pickle.dumps((args, kwargs, pipe, kept, ()), PROTOCOL), (), True), [])
+        variables = [(name, value) for name, value in variables if self._can_travel(value)]
         try:
-            return self._packed((call.args, call.kwargs, call.pipe, variables))
+            return self._packed((args, kwargs, pipe, kept, variables))
         except FAULTS as error:
-            names = [*call.process.parameters, *("*args" for _ in call.args)]
-            places = [(f"argument {name!r}", value) for name, value in zip(names, call.args, strict=False)]
-            places += [(f"argument {name!r}", value) for name, value in call.kwargs.items()]
-            places += [("the pipe value", call.pipe)]
-            bad = next(((place, value) for place, value in places if not self._crosses(value)), ("the arguments", call.args))
-            raise self._refuse(call.process.name, culprit(bad[1], bad[0], self._try), error) from error
+            names = [*call.process.parameters, *("*args" for _ in args)]
+            places = [(f"argument {name!r}", value) for name, value in zip(names, args, strict=False)]
+            places += [(f"argument {name!r}", value) for name, value in kwargs.items()]
+            places += [("the pipe value", pipe), ("the arguments", args)]
+            place, value = next(found for found in places if not self._crosses(found[1]))
+            raise self._refuse(call.process.name, culprit(value, place, self._try), error) from error
 
     def _packed(self, value: Any) -> Packed:
         needs: Needs = {}
         parcel = self._book.pack(value, needs)
-        return Packed(parcel, _told(needs))
+        return Packed(parcel, told(needs))
 
     def _try(self, value: Any) -> None:
         needs: Needs = {}
@@ -180,20 +190,13 @@ class WorkerEnvironment:
         return True
 
     def _can_travel(self, value: Any) -> bool:
-        return isinstance(value, (type(None), bool, int, float, str, bytes)) or self._crosses(value)
+        return type(value) in SIMPLE or self._crosses(value)
 
-    def _add_snapshot(self, job: Job, call: Call) -> None:
-        snapshot = call.snapshot
-        if snapshot is None:
-            job.snapshot = None
-            return
-        job.fields = fields_of(call)
+    def _add_snapshot(self, job: Job, snapshot: Snapshot) -> None:
+        fields, name = fields_of(job.call), job.name
         version = self._versions.get(snapshot)
         if version is None:
-            self._version += 1
-            version = self._versions[snapshot] = self._version
-        job.version = version
-        fields, name = job.fields, job.name
+            version = self._versions.setdefault(snapshot, next(self._numbers))
 
         def packed() -> Packed:
             kept = self._cuts.get(fields)
@@ -208,7 +211,7 @@ class WorkerEnvironment:
                 self._cuts[fields] = kept
             return kept[1]
 
-        job.snapshot = packed
+        job.snapshot, job.version, job.fields = packed, version, fields
         if not self._pool.has_snapshot(fields, version):
             packed()  # here, where the caller hears of it; usually it is sent right away
 
@@ -216,10 +219,10 @@ class WorkerEnvironment:
         config, number, packed = self._config
         if call.config is not config:
             try:
-                packed = None if call.config is None else self._packed(call.config)
+                packed = self._packed(call.config)
             except FAULTS as error:
                 raise self._refuse(job.name, culprit(call.config, "config", self._try), error) from error
-            number += 1
+            number = next(self._numbers)
             self._config = (call.config, number, packed)
         job.config, job.config_number = packed, number
 
@@ -254,22 +257,11 @@ class WorkerEnvironment:
                 process=name,
                 what=what,
             ) from error
-        value, records, reads, ops, messages, emits, (base, wall, cpu) = content
+        value, records, reads, ops, messages, emits, (base, wall, cpu, violations, kept) = content
         before = job.definition.seconds
         job.definition.seconds = wall if before is None else 0.7 * before + 0.3 * wall
         raised = None if records is None else open_error(records, self._book.open)
-        return Outcome(value, raised, base, reads, ops, messages, emits, wall, cpu, f"pid {pid}")
-
-
-class _Reports:
-    """Opens what a call reports and hands it to its host."""
-
-    def __init__(self, book: Book, call: Call) -> None:
-        self._book = book
-        self._call = call
-
-    def __call__(self, parcel: Parcel) -> None:
-        self._call.host.report(self._call, self._book.open(parcel))
+        return Outcome(value, raised, base, reads, ops, messages, emits, wall, cpu, f"pid {pid}", violations, kept)
 
 
 class SetUp:
@@ -280,14 +272,15 @@ class SetUp:
         self._resources = resources
         self._watch = LevelWatch()
         self._number = 0
-        self._state: tuple[Any, ...] = ()
+        self._directory: str | None = None
+        self._path: list[str] = []
         self._packed: Packed | None = None
 
     def current(self) -> tuple[int, Callable[[], Packed]]:
         """A number that grows with each change, and what packs the content."""
-        state = (list(sys.path), _directory())
-        if self._watch.changed() or state != self._state:
-            self._state = state
+        directory = _directory()
+        if self._watch.changed() or directory != self._directory or sys.path != self._path:
+            self._directory, self._path = directory, list(sys.path)
             self._number += 1
             self._packed = None
         return self._number, self._content
@@ -302,7 +295,7 @@ class SetUp:
                 "levels": levels(),
                 "resources": {name: self._factory(factory, needs) for name, factory in self._resources.items()},
             }
-            self._packed = Packed(Parcel(pickle.dumps(content, 5), (), True), _told(needs))
+            self._packed = Packed(Parcel(pickle.dumps(content, PROTOCOL), (), True), told(needs))
         return self._packed
 
     def _factory(self, factory: Callable[[], Any], needs: Needs) -> Parcel | str:
@@ -318,8 +311,3 @@ def _directory() -> str | None:
         return os.getcwd()  # noqa: PTH109 - on the path of every call
     except OSError:  # it was removed
         return None
-
-
-def _told(needs: Needs) -> list[tuple[int, int, bytes]]:
-    """Definitions as they are now: they may change before the call is sent."""
-    return [(found.token, found.version, found.body) for found in needs.values() if found.body is not None]

@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -20,6 +19,8 @@ from typing import TYPE_CHECKING
 from theus.environments import wire
 
 if TYPE_CHECKING:
+    import asyncio
+
     from theus.environments.job import Job, Packed
 
 _MOST_SNAPSHOTS = 16  # cuts of the domain that a worker keeps; one for each different set of fields in the contracts
@@ -29,7 +30,7 @@ _FIRST_CHECK, _LAST_CHECK = 0.0005, 0.05  # seconds between looks at whether a d
 class WorkerProcess:
     """A worker process and its two sockets."""
 
-    def __init__(self, listen: Callable[[WorkerProcess], None]) -> None:
+    def __init__(self) -> None:
         self.sock, far = socket.socketpair()
         self.control, far_control = socket.socketpair()
         try:
@@ -41,9 +42,13 @@ class WorkerProcess:
         finally:
             far.close()
             far_control.close()
+        self.sock.setblocking(False)
+        self.control.setblocking(False)
         self.exit_fd = _exit_fd(self.process.pid)
         self.reader = wire.Reader(self.sock)
-        self.thread = threading.Thread(target=listen, args=(self,), name=f"theus-worker-{self.pid}", daemon=True)
+        self.owner: asyncio.AbstractEventLoop | None = None  #: the loop that reads its socket
+        self.watched = False  #: the keeper reads it (too)
+        self.events = 0  #: what the keeper's selector waits for
         self.calls: deque[Job] = deque()  #: sent and not answered; the first one runs
         self.done = 0  #: calls answered
         self.ready = False  #: it has said READY
@@ -65,6 +70,11 @@ class WorkerProcess:
         """The process id."""
         return self.process.pid
 
+    @property
+    def state(self) -> str:
+        """In a word."""
+        return "ending" if self.ending else "running" if self.calls else "idle" if self.ready else "starting"
+
     def has_snapshot(self, fields: Sequence[str], version: int) -> bool:
         """Whether it was sent this one."""
         return self._snapshots.get(fields) == version
@@ -81,7 +91,7 @@ class WorkerProcess:
         snapshot = config = None
         needs = job.needs
         payload = job.payload
-        if payload is not None:
+        if payload is not None and payload.needs:
             needs = needs + payload.needs
         if job.snapshot is not None and self._snapshots.get(job.fields) != job.version:
             snapshot = job.snapshot()
@@ -123,9 +133,11 @@ class WorkerProcess:
 
     def _unknown(self, needs: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, bytes]]:
         known = self.known
-        found = [(token, body) for token, version, body in needs if known.get(token) != version]
-        if found:
-            known.update((token, version) for token, version, _ in needs)
+        found = []
+        for token, version, body in needs:
+            if known.get(token, 0) < version:  # an older one can come later, from a call that waited
+                known[token] = version
+                found.append((token, body))
         return found
 
     def post(self, kind: int, seq: int, parts: Sequence[wire.Bytes], *, later: bool = False) -> None:
@@ -144,7 +156,7 @@ class WorkerProcess:
     def order(self, kind: int, seq: int) -> None:
         """Say something on the control socket."""
         try:
-            self.control.send(wire.pack(kind, seq)[0], socket.MSG_DONTWAIT)
+            self.control.send(wire.pack(kind, seq)[0])
         except OSError:  # it is dying, or has not listened for hundreds of messages; a kill does not need it
             pass
 
@@ -156,6 +168,12 @@ class WorkerProcess:
             except OSError:  # gone, or on macOS a zombie
                 pass
 
+    def end(self, seq: int) -> None:
+        """Have it take no more calls, interrupt call ``seq`` if that one runs, and end."""
+        self.ending = True
+        self.order(wire.STOP, seq)
+        self.post(wire.END, 0, [])
+
     def is_gone(self, now: float) -> bool:
         """Reap it if it has ended; if not, sets when to look again."""
         if self.process.poll() is not None:
@@ -164,18 +182,19 @@ class WorkerProcess:
         self._pause = min(self._pause * 2, _LAST_CHECK)
         return False
 
-    def end_reading(self) -> None:
-        """Let its reader come to the end of the stream, after what has arrived."""
-        try:
-            self.sock.shutdown(socket.SHUT_RD)
-        except OSError:  # the end was seen already
-            pass
+    def disown(self) -> None:
+        """In a child that the engine's process forked: close the sockets and forget the process."""
+        self.sock.close()
+        self.close()
+        self.process.returncode = 0  # it is no child of ours
 
     def close(self) -> None:
-        """Close the near ends of its sockets."""
-        self.thread.join()
-        self.sock.close()
+        """Close what the keeper has of it; the socket is closed where it is read."""
         self.control.close()
+        self.close_exit_fd()
+
+    def close_exit_fd(self) -> None:
+        """It has ended, or is being forgotten."""
         if self.exit_fd is not None:
             os.close(self.exit_fd)
             self.exit_fd = None
@@ -184,7 +203,7 @@ class WorkerProcess:
 def _start(far: socket.socket, far_control: socket.socket) -> subprocess.Popen[bytes]:
     # Nothing of the program is imported there, so a script without a __main__ guard does not run again.
     code = (
-        f"import sys; sys.path[:] = {sys.path!r}; from theus.environments.far import main; "
+        f"import sys; sys.path[:] = {[str(path) for path in sys.path]!r}; from theus.environments.far import main; "
         f"main({far.fileno()}, {far_control.fileno()}, {os.getpid()})"
     )
     return subprocess.Popen(  # noqa: S603 - the interpreter that runs here

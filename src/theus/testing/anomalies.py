@@ -36,7 +36,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 Operation = tuple[Literal["append"], Hashable, Any] | tuple[Literal["read"], Hashable, Sequence[Any]]
-TRIES = 500  #: how many edges of a knot are tried for a shorter cycle, once there is one
+TRIES = 100  #: how many edges of a knot are tried for a shorter cycle, once there is one
 SHOWN = 6  #: how many values of a list are shown
 
 

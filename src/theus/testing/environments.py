@@ -103,6 +103,10 @@ class EngineStub:
             self._made[name] = RESOURCES[name]()
         return self._made[name]
 
+    async def off_loop(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run a blocking function in a thread."""
+        return await asyncio.to_thread(function, *args)
+
 
 def make_call(target: Process[Any, Any], *args: Any, host: EngineStub | None = None, **options: Any) -> Call:
     """A call of a process with all else at its default. ``options``: fields of ``Call``."""

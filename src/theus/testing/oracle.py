@@ -189,7 +189,7 @@ class History:
 def run_history(engine: Engine[World], scripts: Sequence[tuple[str, Script]]) -> History:
     """Run ``(place, script)`` pairs all at once through an engine made with ``World()``; gives what happened.
 
-    The engine must have been made with ``observers=[recorder]`` of :class:`Recorder`.
+    The engine must have been made with ``observers=[recorder]`` of ``Recorder``.
     """
     recorder = next(observer for observer in engine.observers if isinstance(observer, Recorder))
     branches = [PLACES[place].bind(script=script) for place, script in scripts]

@@ -152,7 +152,7 @@ def each(
 def each(step: Any, *, limit: Any = None, rate: Any = None, on_error: Any = "raise") -> Workflow[Any, Any]:
     """One step for every item of the incoming value; gives a list of the results, in the order of the items.
 
-    Options:
+    Args:
         limit: how many items are in hand at the same time; None: all at once.
         rate: how many start in what time: ``"100/s"``, ``"5/min"``, ``"1000/h"``.
         on_error: ``"raise"`` ends the run with the first error, ``"collect"`` puts errors into the list.

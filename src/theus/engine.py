@@ -459,7 +459,7 @@ class Engine(Generic[D]):
         Committed at the end of the block, or not at all if it raises. A block cannot be run again: if another
         commit changed what it read, ConflictError is raised.
         """
-        return TransactionBlock(self._opened(), self.invariants)
+        return TransactionBlock(self._opened(), self.tickets, self.invariants)
 
     def history(self, n: int = 20) -> list[Change]:
         """The newest ``n`` commits, oldest of them first: who changed what. Bounded: the last 256, or 4 MiB of writes."""

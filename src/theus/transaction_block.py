@@ -12,6 +12,7 @@ from theus.errors import ConflictError
 from theus.protocols import Commit, Conflict, Store
 from theus.state.access import show
 from theus.state.transaction import Transaction
+from theus.tickets import Ticket, Tickets, touched
 
 D = TypeVar("D")
 NAME = "engine.transaction()"
@@ -20,8 +21,9 @@ NAME = "engine.transaction()"
 class TransactionBlock(Generic[D]):
     """A transaction for set-up and migration code; committed at the end of its block, or not at all."""
 
-    def __init__(self, store: Store, invariants: Sequence[Callable[[D], object]]) -> None:
+    def __init__(self, store: Store, tickets: Tickets, invariants: Sequence[Callable[[D], object]]) -> None:
         self._store = store
+        self._tickets = tickets
         self._invariants = invariants
         self._transaction: Transaction | None = None
 
@@ -29,15 +31,19 @@ class TransactionBlock(Generic[D]):
         self._transaction = Transaction(self._store.snapshot, process=NAME)
         return cast("D", self._transaction.domain)
 
-    async def _end(self, error: BaseException | None) -> None:
+    async def _end(self, error: BaseException | None, *, blocking: bool) -> None:
         transaction = self._transaction
         assert transaction is not None
+        ticket: Ticket | None = None
         try:
             if error is not None:
                 return
             reads, ops = transaction.finish()
             if not ops:
                 return
+            if self._tickets.any and self._tickets.in_the_way([op[1] for op in ops], None) is not None:
+                ticket = self._tickets.request({*touched(reads, ops)}, NAME)  # others were here first
+                await ticket.turn(blocking=blocking)
             commit = Commit(transaction.base, reads, ops, NAME)
             if self._invariants:
                 commit.complete = functools.partial(check_invariants, self._invariants)
@@ -52,15 +58,17 @@ class TransactionBlock(Generic[D]):
                 )
         finally:
             transaction.close()
+            if ticket is not None:
+                ticket.release()
 
     def __enter__(self) -> D:
         return self._begin()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        drive(self._end(error))
+        drive(self._end(error, blocking=True))
 
     async def __aenter__(self) -> D:
         return self._begin()
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        await self._end(error)
+        await self._end(error, blocking=False)

@@ -91,7 +91,7 @@ def test_restore_is_a_commit_of_its_own(engine):
 def test_what_is_not_kept_says_what_is(engine):
     for _ in range(300):
         engine.run(add_item, "pot")
-    with pytest.raises(DefinitionError, match="from 45 to 300"):
+    with pytest.raises(DefinitionError, match="from 44 to 300"):
         engine.diff(0, 300)
     with pytest.raises(DefinitionError, match="version 301"):
         engine.restore(301)

@@ -335,8 +335,8 @@ def test_messages_may_send_and_emit_themselves_and_all_of_it_is_one_commit():
             engine.run(send_for_ever)
 
 
-@pytest.mark.parametrize("kind", ["message", "state process"])
-def test_messages_wait_behind_tickets_too(kind):
+@pytest.mark.parametrize("kind", ["message", "state process", "block"])
+def test_messages_and_blocks_wait_behind_tickets_too(kind):
     @process(nature="state")
     def bump(ctx):
         ctx.domain.count += 1
@@ -360,7 +360,13 @@ def test_messages_wait_behind_tickets_too(kind):
 
             async def hurry():
                 while not over:
-                    await engine.arun(sends if kind == "message" else bump)
+                    if kind == "block":
+                        async with engine.transaction() as bank:
+                            bank.numbers["x"] = 1
+                            bank.hits += 1
+                            bank.count = 7
+                    else:
+                        await engine.arun(sends if kind == "message" else bump)
                     await asyncio.sleep(0)
 
             others = [asyncio.ensure_future(hurry()) for _ in range(7)]

@@ -309,7 +309,9 @@ class _Running:
 def grant_of(call: Call) -> Grant | None:
     """What this call may read and write: the contract with its ``{arguments}`` filled in."""
     contract = call.process.contract
-    return contract.grant(call.process.arguments(call.args, call.kwargs)) if contract.declared else None
+    if not contract.declared:
+        return None
+    return contract.grant(call.process.arguments(call.args, call.kwargs) if contract.is_bound else {})
 
 
 def _names() -> set[str]:

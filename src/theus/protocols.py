@@ -5,8 +5,8 @@ Environments never touch stores: a ``Call`` carries its snapshot in, an ``Outcom
 reads and writes out, and the commit happens in one place (``attempt.py``). So every environment means
 the same, and dropping an outcome is always safe.
 
-The records of the hot path are no frozen dataclasses: those set each field through ``object.__setattr__``, which
-made one call 3 us dearer. What is mostly at its default (in `Call` and `Outcome`) stands in the class and costs nothing.
+The records of the hot path (`Call`, `Outcome`, `Commit`) are slotted but not frozen: a frozen dataclass sets each
+field through ``object.__setattr__``, which made one call 3 us dearer. Nobody changes them after they were made.
 """
 
 from __future__ import annotations
@@ -95,45 +95,27 @@ class Host(Protocol):
         """Run a blocking function beside the running loop."""
 
 
+@dataclass(slots=True)
 class Call:
     """One attempt to run a process: everything an environment needs."""
 
+    process: Process[Any, Any]
+    args: tuple[Any, ...]  #: positional arguments after ``ctx``
+    kwargs: dict[str, Any]
+    snapshot: Snapshot | None  #: None: the engine has no domain
+    config: Any  #: a read-only view
+    pipe: Any  #: what the previous step returned
+    attempt: int  #: counts executions of this call from 1
+    key: object  #: ``str(key)`` is run, step, item and round; equal across attempts
+    deadline: float | None  #: when this attempt has to end, in the clock's seconds
+    host: Host
     strict: bool = True  #: False: what breaks the contract is let through and reported
     kept: dict[str, Any] | None = None  #: results of ``ctx.once``, from attempt to attempt
     holds_ticket: bool = False  #: others may be waiting for this call to end
     measure_cpu: bool = False  #: the thread's CPU clock costs 0.5 us a look, so short calls are sampled
 
-    def __init__(
-        self,
-        process: Process[Any, Any],
-        args: tuple[Any, ...],  #: positional arguments after ``ctx``
-        kwargs: dict[str, Any],
-        snapshot: Snapshot | None,  #: None: the engine has no domain
-        config: Any,  #: a read-only view
-        pipe: Any,  #: what the previous step returned
-        attempt: int,  #: counts executions of this call from 1
-        key: object,  #: ``str(key)`` is run, step, item and round; equal across attempts
-        deadline: float | None,  #: when this attempt has to end, in the clock's seconds
-        host: Host,
-        strict: bool = True,
-        kept: dict[str, Any] | None = None,
-    ) -> None:
-        self.process = process
-        self.args = args
-        self.kwargs = kwargs
-        self.snapshot = snapshot
-        self.config = config
-        self.pipe = pipe
-        self.attempt = attempt
-        self.key = key
-        self.deadline = deadline
-        self.host = host
-        if not strict:
-            self.strict = False
-        if kept:
-            self.kept = kept
 
-
+@dataclass(slots=True)
 class Outcome:
     """What became of one attempt. Nothing of it has happened until it is committed."""
 
@@ -149,13 +131,6 @@ class Outcome:
     place: str = ""  #: where exactly it ran: a thread's name, a worker's process id
     violations: Sequence[ContractError] = ()  #: what broke the contract, if that is let through
     kept: dict[str, Any] | None = None  #: results of ``ctx.once``
-
-    def __init__(self, *values: Any, **named: Any) -> None:
-        if values or named:  # in the order above, or by name
-            self.__dict__.update(zip(Outcome.__annotations__, values, strict=False), **named)
-
-    def __repr__(self) -> str:
-        return f"Outcome({', '.join(f'{name}={value!r}' for name, value in self.__dict__.items())})"
 
 
 class Environment(Protocol):

@@ -56,7 +56,13 @@ class Ticket:
                 if not waiter.done():
                     waiter.set_result(None)
 
-            if self._desk.call_when_ready(self, lambda: loop.call_soon_threadsafe(wake)):
+            def wake_from_anywhere() -> None:
+                if asyncio._get_running_loop() is loop:
+                    wake()
+                else:
+                    loop.call_soon_threadsafe(wake)
+
+            if self._desk.call_when_ready(self, wake_from_anywhere):
                 await waiter
 
     def release(self) -> bool:

@@ -54,15 +54,22 @@ class Keeper:
 
     def watch(self, worker: WorkerProcess) -> None:
         """Read for this worker, too."""
-        if not worker.watched:
+        if not worker.watched and worker in self._pool.workers:
             worker.watched = True
             self._select(worker)
 
     def unwatch(self, worker: WorkerProcess) -> None:
         """Its owner alone reads, if the death of the process is seen without reading."""
-        if worker.watched and (worker.exit_fd is not None or worker not in self._pool.workers):
+        if worker.watched and worker.exit_fd is not None:
             worker.watched = False
             self._select(worker)
+
+    def drop(self, worker: WorkerProcess) -> None:
+        """It is dead: see to its end."""
+        worker.watched = False
+        worker.unsent = []
+        self._select(worker)
+        self.wake()
 
     def _select(self, worker: WorkerProcess) -> None:
         events = worker.watched * selectors.EVENT_READ | bool(worker.unsent) * selectors.EVENT_WRITE
@@ -91,12 +98,13 @@ class Keeper:
     # --- the thread ---
 
     def _run(self) -> None:
-        over = False
-        while not over:
-            try:
-                over = self._round()
-            except Exception:  # whatever it is, the workers must not be left alone
-                log.exception("the keeper of worker processes failed; it goes on")
+        try:
+            while not self._round():
+                pass
+        except Exception:  # a fault of ours; nobody may wait for ever because of it
+            log.exception("the keeper of worker processes failed; they are ended")
+            with self._pool.lock:
+                self._pool.give_up()
         self.close()
         self._pool.release()
 

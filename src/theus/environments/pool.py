@@ -321,8 +321,8 @@ class Pool:
 
     def _read_on(self, loop: asyncio.AbstractEventLoop, worker: WorkerProcess) -> None:
         """On the loop that owns a worker: there is something to read."""
-        to_do = self._to_do = []
         with self.lock:
+            to_do = self._to_do = []
             self._reading = loop
             try:
                 self.pull(worker)
@@ -338,18 +338,19 @@ class Pool:
 
     def pull(self, worker: WorkerProcess, *, to_the_end: bool = False) -> None:
         """Read what a worker has said. ``to_the_end``: it is dead, so nothing will follow."""
+        reader = worker.reader
+        rounds = 0
         try:
-            for _ in range(_ROUNDS) if not to_the_end else iter(int, 1):
-                if not worker.reader.receive():
-                    self._lose(worker)
-                    return
+            while reader.receive():
                 now = monotonic()
-                for frame in worker.reader.frames():
+                for frame in reader.frames():
                     self._hear(worker, frame, now)
                 if self.queue:
                     self.fill(now)
-                if not worker.reader.was_full:
+                rounds += 1
+                if not to_the_end and (not reader.was_full or rounds == _ROUNDS):
                     return
+            self._lose(worker)
         except BlockingIOError:
             if to_the_end:
                 self._lose(worker)
@@ -434,8 +435,7 @@ class Pool:
             self.workers.remove(worker)
             self.dying.append(worker)
             if self.keeper is not None:
-                self.keeper.unwatch(worker)
-                self.keeper.wake()
+                self.keeper.drop(worker)
 
     def bury(self, worker: WorkerProcess) -> None:
         """The worker has been reaped: settle what it had."""
@@ -484,6 +484,14 @@ class Pool:
         for worker in self.workers:
             if not worker.ending:
                 worker.end(0)
+
+    def give_up(self) -> None:
+        """The keeper cannot go on: nobody must wait for it."""
+        for worker in [*self.workers, *self.dying]:
+            worker.kill()
+            for job in worker.calls:
+                self._settle(job, closed(job))
+        self.begin_closing(0.0)
 
     def release(self) -> None:
         """All workers are gone."""

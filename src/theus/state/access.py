@@ -363,6 +363,11 @@ class Contract:
     def declared(self) -> bool:
         return self.reads is not None
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether a pattern asks for an argument of the call."""
+        return self._grant.is_bound
+
     def grant(self, arguments: Mapping[str, Any]) -> Grant | None:
         """What a call with these arguments may touch; ``None``: everything."""
         if self.reads is None:

@@ -173,7 +173,11 @@ async def measure() -> None:
         micros = (time.perf_counter() - started) * 1e6
         figures = await compare(lambda ask, loops=loops, number=number: speed_up(ask, loops, number))
         table(f"speed-up over one thread, tasks of {micros:,.0f} us, 16 in flight", figures, baseline, unit="x ")
-    table("a call that changes one field of the domain", await domain_prices(pools["theus worker"].environment), "no domain")
+    table(
+        "a call that changes one field of the domain",
+        await domain_prices(pools["theus worker"].environment),
+        "no domain",
+    )
     for pool in pools.values():
         await pool.close()
     table(

@@ -19,9 +19,7 @@ MAKERS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "check"), [(name, check) for name in MAKERS for check in checks_for(name)], ids=str
-)
+@pytest.mark.parametrize(("name", "check"), [(name, check) for name in MAKERS for check in checks_for(name)], ids=str)
 def test_environment(name, check):
     asyncio.run(check(MAKERS[name]))
 

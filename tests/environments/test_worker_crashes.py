@@ -10,15 +10,25 @@ import pytest
 from crash_bodies import WhenOpened, WhenPacked
 from worker_tools import call, is_gone, nothing_left, until, wait_until, workers
 
+from theus.environments.worker import WorkerEnvironment
 from theus.errors import CallTimeout, EnvironmentBroken, NotTransferable
 from theus.processes import Process, process
 from theus.testing.environments import EngineStub, make_call
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def clean():
     with nothing_left():
         yield
+
+
+@pytest.fixture(scope="module")
+def pool(clean):
+    """One environment for the whole table: it has to heal again and again."""
+    lost = []
+    environment = WorkerEnvironment(2, on_lost=lambda process, code: lost.append((process, code)))
+    yield environment, lost
+    asyncio.run(environment.stop(2.0))
 
 
 def broken(code):
@@ -69,28 +79,39 @@ CRASHES = {
 
 
 @pytest.mark.parametrize("name", CRASHES)
-def test_a_crash_costs_one_call(name):
+def test_a_crash_costs_one_call(name, pool):
     function, args, expected = CRASHES[name]
-    lost = []
+    environment, lost = pool
+    lost.clear()
 
     async def main():
-        async with workers(on_lost=lambda process, code: lost.append((process, code))) as environment:
-            others = [asyncio.ensure_future(call(environment, bodies.give, n)) for n in range(4)]
-            answer = asyncio.ensure_future(environment.run(make_call(Process(function), *args)))
-            others += [asyncio.ensure_future(call(environment, bodies.give, n)) for n in range(4, 8)]
-            (error,) = await asyncio.gather(answer, return_exceptions=True)
-            error = getattr(error, "error", error)  # of the outcome: raised in a task, SystemExit would end the loop
-            assert expected(error), repr(error)
-            assert await asyncio.gather(*others) == list(range(8))
-            assert await call(environment, bodies.give, "again") == "again"
-            assert len(environment.workers()) <= 2
-            if isinstance(error, EnvironmentBroken):
-                assert error.process == function.__name__
-                assert lost == [(function.__name__, error.exit_code)]
-            else:
-                assert not lost
+        others = [asyncio.ensure_future(call(environment, bodies.give, n)) for n in range(4)]
+        answer = asyncio.ensure_future(environment.run(make_call(Process(function), *args)))
+        others += [asyncio.ensure_future(call(environment, bodies.give, n)) for n in range(4, 8)]
+        (error,) = await asyncio.gather(answer, return_exceptions=True)
+        error = getattr(error, "error", error)  # of the outcome: raised in a task, SystemExit would end the loop
+        assert expected(error), repr(error)
+        assert await asyncio.gather(*others) == list(range(8))
+        assert await call(environment, bodies.give, "again") == "again"
+        assert len(environment.workers()) <= 2
+        if isinstance(error, EnvironmentBroken):
+            assert error.process == function.__name__
+            assert lost == [(function.__name__, error.exit_code)]
+        else:
+            assert not lost
 
     asyncio.run(main())
+
+
+def test_no_process_thread_or_descriptor_remains_after_each_kind_of_end():
+    for function, args in ((bodies.leave, (7,)), (bodies.close_all, ()), (bodies.give, (threading.Lock(),))):
+        with nothing_left():
+
+            async def main(function=function, args=args):
+                async with workers() as environment:
+                    await asyncio.gather(environment.run(make_call(Process(function), *args)), return_exceptions=True)
+
+            asyncio.run(main())
 
 
 @pytest.mark.parametrize(
@@ -135,7 +156,9 @@ def limited(function, seconds=0.2):
     return Process(function, timeout=seconds)
 
 
-@pytest.mark.parametrize("function", [bodies.spin, bodies.spin_and_swallow, bodies.stop_self, bodies.start_program_and_hang])
+@pytest.mark.parametrize(
+    "function", [bodies.spin, bodies.spin_and_swallow, bodies.stop_self, bodies.start_program_and_hang]
+)
 @pytest.mark.parametrize("how", ["timeout", "cancel"])
 def test_a_body_that_does_not_end_is_ended(function, how, tmp_path):
     file = tmp_path / "pid"
@@ -211,11 +234,6 @@ def test_killed_between_calls():
 
 
 @process
-def short(n):
-    return n
-
-
-@process
 def tell(ctx, n, lives):
     ctx.report(os.getpid())
     if not lives:
@@ -228,17 +246,16 @@ def test_killing_under_load_loses_what_ran_and_nothing_else():
 
     async def main():
         async with workers(2) as environment:
-            for n in range(50):
-                await environment.run(make_call(short, n))
+            for n in range(20):
                 await environment.run(make_call(tell, n, True))
             host = EngineStub()
-            calls = [make_call(tell, n, n % 10 != 5, host=host) for n in range(100)]
+            calls = [make_call(tell, n, n % 10 != 5, host=host) for n in range(50)]
             results = await asyncio.gather(*map(environment.run, calls), return_exceptions=True)
             for n, result in enumerate(results):
                 if n % 10 == 5:
                     assert broken(1)(result)
                 else:
                     assert result.value == n
-            assert len(host.reports) == 100
+            assert len(host.reports) == 50
 
     asyncio.run(main())

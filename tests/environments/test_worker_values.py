@@ -14,10 +14,11 @@ import value_bodies as bodies
 from value_bodies import Basket, Color, Point
 from worker_tools import call, nothing_left, run_program, workers
 
+from theus.environments.book import Book
 from theus.errors import ContractError, NotTransferable
 from theus.processes import Process, process
 from theus.state.head import Head
-from theus.testing.environments import EngineStub, Shop, make_call
+from theus.testing.environment_world import EngineStub, Shop, make_call
 
 
 @pytest.fixture(autouse=True)
@@ -109,11 +110,18 @@ def test_arrays_cross_out_of_band():
             twice += 1  # writable
             both = await call(environment, bodies.echo, [array, array.T])
             assert (both[1] == array.T).all()
-        many = [numpy.full(20_000, n) for n in range(1500)]  # more buffers than a frame has parts for
-        found = await call(environment, bodies.echo, many)
-        assert all((a == b).all() for a, b in zip(found, many, strict=True))
 
     run(main)
+
+
+def test_a_frame_has_only_so_many_buffers(monkeypatch):
+    numpy = pytest.importorskip("numpy")
+    monkeypatch.setattr("theus.environments.parcel.MOST_BUFFERS", 3)
+    many = [numpy.full(20_000, n) for n in range(5)]
+    book = Book(lambda variable: None)
+    parcel = book.pack(many, {})
+    assert len(parcel.buffers) == 3
+    assert all((a == b).all() for a, b in zip(book.open(parcel), many, strict=True))
 
 
 def test_a_function_that_changed_is_sent_again():
@@ -153,7 +161,7 @@ def test_definitions_are_sent_once_and_dropped_with_their_function():
             assert await call(environment, lambda x, n=n: x + n, 1) == 1 + n
         gc.collect()  # a process refers to itself
         await call(environment, bodies.echo, 1)
-        known = pool._workers[0].known
+        known = pool.workers[0].known
         assert len(book._by_token) <= 4
         assert len(known) <= 6
 
@@ -235,11 +243,14 @@ def test_the_place_that_cannot_cross_is_named():
 
         assert "closure variable 'lock' of" in await what(Process(closes_over))
         assert await what(Process(bodies.add), 1, kwargs={"b": {"k": [lock]}}) == "argument 'b'['k'][0]: a _thread.lock"
-        assert await what(Process(bodies.echo).bind(value=lock), kwargs={"value": lock}) == "argument 'value' fixed by bind: a _thread.lock"
+        assert (
+            await what(Process(bodies.echo).bind(value=lock), kwargs={"value": lock})
+            == "argument 'value' fixed by bind: a _thread.lock"
+        )
         assert await what(Process(bodies.echo), Basket({"x": lock})) == "argument 'value'.items['x']: a _thread.lock"
         assert await what(Process(lambda ctx: 1), pipe=[lock]) == "the pipe value[0]: a _thread.lock"
         assert await what(emits) == "what was emitted for 'done'['x']: a _thread.lock"
-        assert await what(reports) == "the value[0]: a _thread.lock"
+        assert await what(reports) == "the reported value[0]: a _thread.lock"
         loop = [1]
         loop.append((loop, lock))
         assert await what(Process(bodies.echo), loop) == "argument 'value'[1][1]: a _thread.lock"
@@ -336,7 +347,7 @@ def test_resources_that_cannot_cross():
         error = (await environment.run(make_call(user, "unknown"))).error
         assert "counter" in str(error)
 
-    from theus.testing.environments import Counter
+    from theus.testing.environment_world import Counter
 
     run(main, resources={"counter": Counter, "guard": lambda: lock})
 

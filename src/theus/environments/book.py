@@ -133,7 +133,9 @@ class Book:
             if definition is None or definition.ref() is not value:
                 token, key = next(self._tokens), id(value)
 
-                def gone(_: object, by_id: Any = self._by_id, by_token: Any = self._by_token, drop: Any = self.dropped) -> None:
+                def gone(
+                    _: object, by_id: Any = self._by_id, by_token: Any = self._by_token, drop: Any = self.dropped
+                ) -> None:
                     found = by_token.pop(token, None)
                     if found is not None and by_id.get(key) is found:
                         del by_id[key]

@@ -18,7 +18,7 @@ def _quota(root: Path) -> float:
     """The least quota of the process's control groups, version 2 or 1, in CPUs."""
     least = math.inf
     for line in _read(root / "proc/self/cgroup").splitlines():
-        number, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        number, controllers, path = [*line.split(":", 2), "", ""][:3]
         if number == "0":
             bases = [root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified"]
         elif "cpu" in controllers.split(","):
@@ -36,7 +36,10 @@ def _quota(root: Path) -> float:
 def _quota_of(group: Path) -> float:
     quota, period = (_read(group / "cpu.max").split() or ["max", "1"])[:2]
     if quota == "max":
-        quota, period = _read(group / "cpu.cfs_quota_us").strip() or "-1", _read(group / "cpu.cfs_period_us").strip() or "0"
+        quota, period = (
+            _read(group / "cpu.cfs_quota_us").strip() or "-1",
+            _read(group / "cpu.cfs_period_us").strip() or "0",
+        )
     try:
         return float(quota) / float(period) if float(quota) > 0 and float(period) > 0 else math.inf
     except ValueError:

@@ -93,14 +93,15 @@ class FarSide:
             if frame.kind == wire.CALL:
                 self._take(frame)
             elif frame.kind == wire.SETUP:
-                self._set_up(marshal.loads(frame.parts[0]), pickle.loads(frame.parts[1]))
+                definitions = marshal.loads(frame.parts[0])  # noqa: S302 - from the process that started us
+                self._set_up(definitions, pickle.loads(frame.parts[1]))
             elif frame.kind == wire.END:
                 return
 
     # --- one call ---
 
     def _take(self, frame: wire.Frame) -> None:
-        envelope: Envelope = marshal.loads(frame.parts[0])
+        envelope: Envelope = marshal.loads(frame.parts[0])  # noqa: S302 - from the process that started us
         payload = self._remember(envelope, frame)
         if not self._control.begin(frame.seq):
             return  # it was handed back
@@ -191,7 +192,11 @@ class FarSide:
             records = None if error is None else pack_error(error, self._book.pack, self._book.open)
             rest = (outcome.base, outcome.wall, outcome.cpu, outcome.violations, outcome.kept)
             all_there_is = (outcome.value, records, outcome.reads, outcome.ops, outcome.messages, outcome.emits, rest)
-            if all_there_is[1:6] == _NO_MORE and type(outcome.value) in SIMPLE and not (outcome.violations or outcome.kept):
+            if (
+                all_there_is[1:6] == _NO_MORE
+                and type(outcome.value) in SIMPLE
+                and not (outcome.violations or outcome.kept)
+            ):
                 parcel = Parcel(pickle.dumps(all_there_is, PROTOCOL), (), True)
             else:
                 parcel = self._book.pack(all_there_is)

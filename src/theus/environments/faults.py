@@ -180,7 +180,12 @@ def _frames(trace: TracebackType | None) -> list[FrameName]:
         code = trace.tb_frame.f_code
         found.append((code.co_filename, trace.tb_lineno, code.co_name, code.co_qualname))
         trace = trace.tb_next
-    ours = ("/theus/environments/far.py", "/theus/environments/runner.py", "/asyncio/runners.py", "/asyncio/base_events.py")
+    ours = (
+        "/theus/environments/far.py",
+        "/theus/environments/runner.py",
+        "/asyncio/runners.py",
+        "/asyncio/base_events.py",
+    )
     users = next((i for i, frame in enumerate(found) if not frame[0].replace("\\", "/").endswith(ours)), None)
     found = found[-1:] if users is None else found[users:]
     return found if len(found) <= 2 * _MOST_FRAMES else found[:_MOST_FRAMES] + found[-_MOST_FRAMES:]
@@ -235,7 +240,9 @@ def culprit(value: Any, place: str, pack: Callable[[Any], object]) -> str:
     else:
         return f"{place}…: nested too deeply"
     kind = type(value)
-    return f"{place}: a {kind.__qualname__ if kind.__module__ == 'builtins' else f'{kind.__module__}.{kind.__qualname__}'}"
+    return (
+        f"{place}: a {kind.__qualname__ if kind.__module__ == 'builtins' else f'{kind.__module__}.{kind.__qualname__}'}"
+    )
 
 
 def _first_bad(parts: list[tuple[str, Any]], pack: Callable[[Any], object]) -> tuple[str, Any] | None:

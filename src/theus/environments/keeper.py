@@ -128,7 +128,7 @@ class Keeper:
             if pool.ends_at is not None and not pool.workers and not pool.dying:
                 return True
             missing = min(pool.capacity - len(pool.workers) - len(pool.dying), len(pool.queue))
-        pool.take_loose()
+        pool.handle_loose()
         for _ in range(missing):
             self._start_worker()
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import weakref
@@ -9,20 +10,26 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from theus.environments.losses import timed_out
+
 if TYPE_CHECKING:
-    import asyncio
+    from theus.environments.job import Job
+    from theus.environments.parcel import Parcel
 
 log = logging.getLogger("theus.environments")
+
+Todo = tuple[Callable[..., object], tuple[Any, ...]]
 
 
 class Mailbox:
     """What is to be done on one loop. While the loop is busy things gather here, and one call takes them all there."""
 
-    __slots__ = ("_items", "_loop", "_posted")
+    __slots__ = ("_items", "_loop", "_posted", "will_flush")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.will_flush = False  #: it will send what was gathered for the workers
         self._loop = weakref.ref(loop)
-        self._items: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._items: deque[Todo] = deque()
         self._posted = False
 
     @property
@@ -50,12 +57,86 @@ class Mailbox:
             guarded(function, *args)
 
 
+class Post:
+    """Brings what workers say to the loops it is for. Used under the pool's lock; delivered once that is released."""
+
+    def __init__(self, on_log: Callable[[Parcel], None]) -> None:
+        self._on_log = on_log
+        self._mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = weakref.WeakKeyDictionary()
+        self._reader: asyncio.AbstractEventLoop | None = None
+        self._to_do: list[Todo] = []
+        self._loose: list[Parcel] = []
+
+    def mailbox(self, loop: asyncio.AbstractEventLoop) -> Mailbox:
+        """The mailbox of a loop."""
+        found = self._mailboxes.get(loop)
+        if found is None:
+            found = self._mailboxes[loop] = Mailbox(loop)
+        return found
+
+    def begin_reading(self, loop: asyncio.AbstractEventLoop) -> None:
+        """This loop reads now: what is for itself need not be posted."""
+        self._reader = loop
+        self._to_do = []
+
+    def end_reading(self) -> list[Todo]:
+        """What the loop that read has to do, after it has released the lock."""
+        self._reader = None
+        return self._to_do
+
+    def deliver(self, loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:
+        """Have a function called on a loop."""
+        mailbox = self.mailbox(loop)
+        if loop is self._reader and mailbox.is_empty:
+            self._to_do.append((function, args))
+        else:
+            mailbox.put(function, *args)
+
+    def settle(self, job: Job, answer: Any) -> None:
+        """Hand a frame or an error to whoever waits for a job. One that was stopped ends so, whatever it answered."""
+        job.worker = None
+        if job.ended is not None:
+            self.deliver(job.loop, _finish, job.ended, None)
+        elif job.reason == "timeout":
+            self.deliver(job.loop, _finish, job.future, timed_out(job))
+        elif not job.reason:
+            self.deliver(job.loop, _finish, job.future, answer)
+
+    def log(self, job: Job | None, parcel: Parcel) -> None:
+        """Have a log record handled, in the context of its call if it has one."""
+        if job is not None:
+            self.deliver(job.loop, job.context.run, self._on_log, parcel)
+        else:
+            self._loose.append(parcel)
+
+    def take_loose(self) -> list[Parcel]:
+        """The log records that belong to no call: a thread that a body left behind wrote them."""
+        loose = self._loose
+        if loose:
+            self._loose = []
+        return loose
+
+    def handle(self, loose: list[Parcel]) -> None:
+        """Handle such records, without the lock."""
+        for parcel in loose:
+            guarded(self._on_log, parcel)
+
+
 def guarded(function: Callable[..., object], *args: Any) -> None:
     """Call what a user gave us; its error is logged."""
     try:
         function(*args)
     except Exception:
         log.exception("a listener of worker processes failed")
+
+
+def _finish(future: asyncio.Future[Any], answer: Any) -> None:
+    if future.done():
+        return
+    if isinstance(answer, BaseException):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
 
 
 class CombiningLock:

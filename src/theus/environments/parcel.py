@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import builtins
 import importlib
+import inspect
 import io
 import pickle
 import sys
@@ -128,6 +129,8 @@ class Packer(pickle.Pickler):
                 raise pickle.PicklingError(f"{value!r} has to be sent by value")
             if isinstance(value, FunctionType):
                 self._bind_globals(value)
+            else:
+                _annotations(value)
             reduced = self._cloud.reducer_override(value)
             if isinstance(value, FunctionType):
                 self._choose_globals(value, reduced)
@@ -313,9 +316,17 @@ def home_of(function: FunctionType) -> str | None:
     return name if name == "__main__" or getattr(module, "__spec__", None) is not None else None
 
 
+def _annotations(value: type) -> dict[str, Any]:
+    """A class's own annotations. From Python 3.14 on they are made by this; only what was made can be sent."""
+    try:
+        return inspect.get_annotations(value)
+    except Exception:  # they name what does not exist here; then it has none over there
+        return {}
+
+
 def _named_in_annotations(value: type) -> set[str]:
     """What the text of a class's annotations names: typing.get_type_hints looks for it in the class's module."""
-    texts = [text for text in value.__dict__.get("__annotations__", {}).values() if isinstance(text, str)]
+    texts = [text for text in _annotations(value).values() if isinstance(text, str)]
     return {word for text in texts for word in _words(text)}
 
 

@@ -2,13 +2,9 @@
 
 Who does what::
 
-    a loop that calls      sends a call to a worker that is free, and reads what that worker answers, itself
-    the keeper thread      starts workers, watches times, sends what a full socket did not take, buries the dead;
-                           reads for a loop that cannot be relied on, because others wait for that worker too
-
-A worker belongs to the loop that used it last (``owner``). That loop reads its socket, so an answer wakes one thread
-instead of two; a thread that reads for all was 1.4 times slower. A loop can be busy or closed, so wherever another loop
-waits for the same worker, and before a time that fell due is acted on, the keeper reads as well: whoever comes first.
+    a loop that calls      sends a call to a worker that is free, and reads what that worker answers  (owners.py)
+    the keeper thread      starts workers, watches times, sends what a full socket did not take,
+                           buries the dead, reads where no loop does                                  (keeper.py)
 
 A worker::
 
@@ -41,12 +37,13 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from theus.environments import wire
 from theus.environments.keeper import AT_EXIT, PATIENCE, Keeper
-from theus.environments.losses import broken, closed, not_started, timed_out
-from theus.environments.mailbox import CombiningLock, Mailbox, guarded
+from theus.environments.losses import broken, closed, not_started
+from theus.environments.mailbox import CombiningLock, Mailbox, Post
+from theus.environments.owners import Owners
 from theus.environments.parcel import FAULTS, Parcel
 
 if TYPE_CHECKING:
@@ -81,20 +78,17 @@ class Pool:
         self.ends_at: float | None = None  #: once it closes: when what still runs is killed
         self.forgotten = False
         self.closed: Future[None] = Future()
+        self.closed.set_running_or_notify_cancel()  # who waits for it may be cancelled, it may not
         self.keeper: Keeper | None = None
+        self.post = Post(on_log)
+        self._owners = Owners(self)
         self._arrived: deque[Job] = deque()
         self.lock = CombiningLock(self._arrived, self._take_in)  # over everything here, the workers and the keeper
         self._pid = os.getpid()
         self._set_up = set_up
         self._on_lost = on_lost
-        self._on_log = on_log
         self._on_report = on_report
         self._dropped = dropped
-        self._mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = weakref.WeakKeyDictionary()
-        self._reading: asyncio.AbstractEventLoop | None = None  #: the loop that reads now, and what it will do then
-        self._to_do: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
-        self._loose: list[Parcel] = []  #: log records that belong to no call
-        self._flush_posted = False
         self._exit_hook = functools.partial(_at_exit, weakref.ref(self))
 
     # --- for callers, from any thread ---
@@ -157,10 +151,14 @@ class Pool:
         while self._arrived:
             job = self._arrived.popleft()
             if self.ends_at is not None:
-                self._settle(job, closed(job))
+                self.post.settle(job, closed(job))
             elif self.queue or not self._place(job, now):
                 self.queue.append(job)
-                self._expect(job)
+                try:
+                    self._expect(job)
+                except OSError as error:  # no descriptors left for a keeper
+                    self.queue.remove(job)
+                    self.post.settle(job, not_started(job, error))
 
     def _expect(self, job: Job) -> None:
         """A job waits: see to it that there will be a worker, and that it is noticed when one is free."""
@@ -183,7 +181,7 @@ class Pool:
         """There can be no worker for the job that waits longest."""
         if self.queue:
             job = self.queue.popleft()
-            self._settle(job, not_started(job, error))
+            self.post.settle(job, not_started(job, error))
 
     def _place(self, job: Job, now: float) -> bool:
         """Send a job to a worker that is free or soon will be."""
@@ -217,36 +215,20 @@ class Pool:
             worker.set_up(*self._set_up())
             worker.send_call(job)
         except FAULTS as error:
-            self._settle(job, error)
+            self.post.settle(job, error)
             return
         keeper = self.keeper
         assert keeper is not None
-        if worker.owner is not job.loop:
-            self._choose_reader(keeper, worker, job)
-        elif worker.watched and len(worker.calls) == 1:
-            keeper.unwatch(worker)
+        if worker.watched or worker.owner is not job.loop:
+            self._owners.choose(keeper, worker, job)
         if len(worker.calls) == 1:
             self._begin(worker, now)
         else:
-            if not self._flush_posted:
-                self._flush_posted = True
-                self._mailbox(job.loop).put(self._flush)
+            mailbox = self.post.mailbox(job.loop)
+            if not mailbox.will_flush:
+                mailbox.will_flush = True
+                mailbox.put(self._flush, mailbox)
             keeper.due(now + PATIENCE)
-
-    def _choose_reader(self, keeper: Keeper, worker: WorkerProcess, job: Job) -> None:
-        """The worker gets a call from a loop that does not own it: that loop takes it over, or the keeper reads too."""
-        owner = worker.owner
-        loop = job.loop
-        if len(worker.calls) == 1 and (owner is None or owner.is_closed()) and _running_loop() is loop:
-            try:
-                loop.add_reader(worker.sock.fileno(), self._read_on, loop, worker)
-            except NotImplementedError:  # Windows' usual loop: the keeper reads for it
-                keeper.watch(worker)
-            else:
-                worker.owner = loop
-                keeper.unwatch(worker)
-        else:
-            keeper.watch(worker)
 
     def _pass_on_dropped(self) -> None:
         while self._dropped:
@@ -255,10 +237,10 @@ class Pool:
                 if worker.known.pop(token, None) is not None:
                     worker.dropped.append(token)
 
-    def _flush(self) -> None:
+    def _flush(self, mailbox: Mailbox) -> None:
         """Send the calls that were gathered for workers that are busy."""
         with self.lock:
-            self._flush_posted = False
+            mailbox.will_flush = False
             for worker in self.workers:
                 if worker.unsent:
                     self._flush_one(worker)
@@ -312,29 +294,12 @@ class Pool:
         job.worker = None
         job.deadline = None
         if job.reason or self.ends_at is not None:
-            self._settle(job, closed(job))
+            self.post.settle(job, closed(job))
         else:
             self.queue.appendleft(job)
             self._expect(job)
 
     # --- answers ---
-
-    def _read_on(self, loop: asyncio.AbstractEventLoop, worker: WorkerProcess) -> None:
-        """On the loop that owns a worker: there is something to read."""
-        with self.lock:
-            to_do = self._to_do = []
-            self._reading = loop
-            try:
-                self.pull(worker)
-            finally:
-                self._reading = None
-            loose, self._loose = self._loose, []
-            if worker not in self.workers:
-                self.let_go(worker)
-        for function, args in to_do:
-            guarded(function, *args)
-        for parcel in loose:
-            guarded(self._on_log, parcel)
 
     def pull(self, worker: WorkerProcess, *, to_the_end: bool = False) -> None:
         """Read what a worker has said. ``to_the_end``: it is dead, so nothing will follow."""
@@ -368,19 +333,15 @@ class Pool:
                 raise ValueError(f"an answer to call {frame.seq} while {job.seq} runs")
             worker.calls.popleft()
             worker.done += 1
-            self._settle(job, (frame, worker.pid))
+            self.post.settle(job, (frame, worker.pid))
             if worker.calls:
                 self._begin(worker, now)
         elif kind == wire.REPORT:
             if worker.calls and not worker.calls[0].reason:
                 job = worker.calls[0]
-                self._deliver(job.loop, job.context.run, self._on_report, job.call, _parcel(frame))
+                self.post.deliver(job.loop, job.context.run, self._on_report, job.call, _parcel(frame))
         elif kind == wire.LOG:
-            if worker.calls and frame.seq:
-                job = worker.calls[0]
-                self._deliver(job.loop, job.context.run, self._on_log, _parcel(frame))
-            else:
-                self._loose.append(_parcel(frame))  # logged between calls: by a thread that a body left behind
+            self.post.log(worker.calls[0] if worker.calls and frame.seq else None, _parcel(frame))
         elif kind == wire.STARTED:
             job = worker.calls[0]
             if job.timeout is not None and not job.reason:
@@ -394,37 +355,11 @@ class Pool:
         else:
             raise ValueError(f"a message of kind {kind}")
 
-    def _settle(self, job: Job, answer: Any) -> None:
-        """Hand a frame or an error to whoever waits for the job. One that was stopped ends as such whatever it answered."""
-        job.worker = None
-        if job.ended is not None:
-            self._deliver(job.loop, _finish, job.ended, None)
-        elif job.reason == "timeout":
-            self._deliver(job.loop, _finish, job.future, timed_out(job))
-        elif not job.reason:
-            self._deliver(job.loop, _finish, job.future, answer)
-
-    def _deliver(self, loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:
-        """Have a function called on a loop once the lock is released."""
-        mailbox = self._mailbox(loop)
-        if loop is self._reading and mailbox.is_empty:
-            self._to_do.append((function, args))
-        else:
-            mailbox.put(function, *args)
-
-    def _mailbox(self, loop: asyncio.AbstractEventLoop) -> Mailbox:
-        found = self._mailboxes.get(loop)
-        if found is None:
-            found = self._mailboxes[loop] = Mailbox(loop)
-        return found
-
-    def take_loose(self) -> None:
-        """Handle log records that belong to no call, outside the lock."""
-        if self._loose:
-            with self.lock:
-                loose, self._loose = self._loose, []
-            for parcel in loose:
-                guarded(self._on_log, parcel)
+    def handle_loose(self) -> None:
+        """Handle log records that belong to no call. Without the lock."""
+        with self.lock:
+            loose = self.post.take_loose()
+        self.post.handle(loose)
 
     # --- the end of a worker ---
 
@@ -445,30 +380,10 @@ class Pool:
             self._put_back(job)
         if first is not None:
             if not first.reason and self.ends_at is None:
-                self._deliver(first.loop, self._on_lost, first.name, worker.process.returncode)
-            self._settle(first, closed(first) if self.ends_at is not None else broken(first, worker))
+                self.post.deliver(first.loop, self._on_lost, first.name, worker.process.returncode)
+            self.post.settle(first, closed(first) if self.ends_at is not None else broken(first, worker))
         worker.close()
-        owner = worker.owner
-        if owner is None or owner.is_closed():
-            self.let_go(worker)
-        elif owner.is_running():
-            self._mailbox(owner).put(self._let_go_on, worker)
-        else:  # it stands still: nobody but us uses its selector now
-            self.let_go(worker)
-
-    def _let_go_on(self, worker: WorkerProcess) -> None:
-        with self.lock:
-            self.let_go(worker)
-
-    def let_go(self, worker: WorkerProcess) -> None:
-        """On the loop that owns a dead worker: stop reading, so that its socket can be closed."""
-        owner = worker.owner
-        if owner is not None:
-            worker.owner = None
-            if not owner.is_closed():
-                owner.remove_reader(worker.sock.fileno())
-        if worker not in self.dying:
-            worker.sock.close()
+        self._owners.part(worker)
 
     # --- the end of the pool ---
 
@@ -480,7 +395,7 @@ class Pool:
         self.ends_at = ends_at
         while self.queue:
             job = self.queue.popleft()
-            self._settle(job, closed(job))
+            self.post.settle(job, closed(job))
         for worker in self.workers:
             if not worker.ending:
                 worker.end(0)
@@ -490,7 +405,7 @@ class Pool:
         for worker in [*self.workers, *self.dying]:
             worker.kill()
             for job in worker.calls:
-                self._settle(job, closed(job))
+                self.post.settle(job, closed(job))
         self.begin_closing(0.0)
 
     def release(self) -> None:
@@ -516,17 +431,5 @@ def _at_exit(ref: weakref.ref[Pool]) -> None:
         pool.close_at_exit()
 
 
-_running_loop = asyncio._get_running_loop  # None where there is none
-
-
 def _parcel(frame: wire.Frame) -> Parcel:
     return Parcel(frame.parts[0], frame.parts[1:], bool(frame.flags & wire.PLAIN))
-
-
-def _finish(future: asyncio.Future[Any], answer: Any) -> None:
-    if future.done():
-        return
-    if isinstance(answer, BaseException):
-        future.set_exception(answer)
-    else:
-        future.set_result(answer)

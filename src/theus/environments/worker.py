@@ -29,19 +29,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from theus.environments import wire
 from theus.environments.book import Book, Needs, told
-from theus.environments.cpus import usable_cpus as usable_cpus
+from theus.environments.cpus import usable_cpus
 from theus.environments.cuts import cut, fields_of
 from theus.environments.faults import culprit, open_error, text_of
 from theus.environments.job import SHORT, Job, Packed
 from theus.environments.parcel import FAULTS, PROTOCOL, SIMPLE, Parcel
 from theus.environments.pool import Pool
-from theus.environments.surroundings import LevelWatch, Variables, handle, levels
+from theus.environments.surroundings import Levels, LevelWatch, Variables, handle, levels
 from theus.errors import NotTransferable
 from theus.protocols import Outcome
 from theus.state.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from theus.protocols import Call
+
+__all__ = ["WorkerEnvironment", "WorkerInfo", "usable_cpus"]
 
 _MOST_CUTS = 16  # packed snapshots that are kept, one for each set of fields
 
@@ -240,9 +242,9 @@ class WorkerEnvironment:
     def _outcome(self, call: Call, job: Job, frame: wire.Frame, pid: int) -> Outcome:
         name = call.process.name
         if frame.kind == wire.FAILED:
-            what, reason = marshal.loads(frame.parts[0])
+            what, reason = marshal.loads(frame.parts[0])  # noqa: S302 - from a process that we started
             raise NotTransferable(
-                f"process {name!r} ran in a worker process, but this cannot cross: {what} ({reason}). "
+                f"process {name!r} went to a worker process, but this cannot cross: {what} ({reason}). "
                 "Nothing of it was committed. Return or write plain values, or say environment='thread'.",
                 process=name,
                 what=what,
@@ -274,12 +276,18 @@ class SetUp:
         self._number = 0
         self._directory: str | None = None
         self._path: list[str] = []
+        self._levels: Levels = {}
         self._packed: Packed | None = None
 
     def current(self) -> tuple[int, Callable[[], Packed]]:
         """A number that grows with each change, and what packs the content."""
         directory = _directory()
-        if self._watch.changed() or directory != self._directory or sys.path != self._path:
+        if self._watch.changed():
+            self._levels, before = levels(), self._levels
+            changed = self._levels != before
+        else:
+            changed = False
+        if changed or directory != self._directory or sys.path != self._path:
             self._directory, self._path = directory, list(sys.path)
             self._number += 1
             self._packed = None
@@ -292,7 +300,7 @@ class SetUp:
                 "path": list(sys.path),
                 "argv": list(sys.argv),
                 "directory": _directory(),
-                "levels": levels(),
+                "levels": self._levels,
                 "resources": {name: self._factory(factory, needs) for name, factory in self._resources.items()},
             }
             self._packed = Packed(Parcel(pickle.dumps(content, PROTOCOL), (), True), told(needs))

@@ -223,5 +223,3 @@ def _exit_fd(pid: int) -> int | None:
         return os.pidfd_open(pid) if sys.platform == "linux" else None
     except (OSError, AttributeError):
         return None
-
-

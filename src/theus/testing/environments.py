@@ -7,9 +7,6 @@
 or all of them at once with ``await check_environment(make)``. ``make`` gives a new environment each time; one that makes
 resources itself is made with ``resources=RESOURCES``. A check that an environment cannot pass by its nature (inline
 cannot time out) is left out by ``checks_for``; what an unknown environment cannot do is said with ``without=``.
-
-The processes below are at the top of this module so that a worker process can import them. Each exists as ``def`` and as
-``async def``.
 """
 
 from __future__ import annotations
@@ -17,26 +14,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from theus.context import Context
 from theus.errors import CallTimeout, ContractError, EnvironmentBroken, ScopeError
-from theus.processes import Process, process
-from theus.protocols import Call, Commit, Environment, Outcome
-from theus.state.fields import Tally
+from theus.protocols import Commit, Environment, Outcome
 from theus.state.head import Head
 from theus.state.snapshot import Snapshot, readonly
+from theus.testing.environment_world import (
+    LIMIT,
+    PROCESSES,
+    REQUEST,
+    RESOURCES,
+    EngineStub,
+    Refused,
+    Settings,
+    Shop,
+    count_hits,
+    make_call,
+    span,
+    spin_for_ever,
+    until,
+)
+
+__all__ = ["CANNOT", "CHECKS", "RESOURCES", "Check", "EngineStub", "check_environment", "checks_for", "make_call"]
 
 Make = Callable[[], Environment]
-
-LIMIT = 30.0  #: seconds; a check that takes longer has failed
 
 #: What an environment cannot do, by name: run `def` or `async def`, end a call in time, kill a body that does not end,
 #: run it apart from its caller.
@@ -44,329 +51,6 @@ CANNOT = {
     "inline": {"async", "timeout", "cancel", "kill", "apart"},
     "loop": {"def", "kill", "apart"},
     "thread": {"async", "kill"},
-}
-
-
-# --- a small world ---------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Shop:
-    """A domain."""
-
-    stock: dict[str, int] = field(default_factory=dict)
-    orders: list[str] = field(default_factory=list)
-    hits: Tally = 0
-
-
-class Refused(Exception):
-    """An error whose ``__init__`` cannot be called with its own ``args``."""
-
-    def __init__(self, item: str, left: int) -> None:
-        super().__init__(f"only {left} of {item} left")
-        self.item = item
-        self.left = left
-
-
-class Counter:
-    """A resource."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def next(self) -> int:
-        """Count."""
-        self.count += 1
-        return self.count
-
-
-RESOURCES: dict[str, Callable[[], Any]] = {"counter": Counter}
-REQUEST: ContextVar[str] = ContextVar("REQUEST", default="nobody")
-KEPT: list[Any] = []  #: what a body leaves behind for the next call in the same place
-
-
-class EngineStub:
-    """Stands for the engine that a call belongs to."""
-
-    def __init__(self) -> None:
-        self.reports: list[Any] = []
-        self.on_report: Callable[[Any], None] = self.reports.append
-        self._made: dict[str, Any] = {}
-
-    def report(self, call: Call, value: Any) -> None:
-        """Take a live value."""
-        self.on_report(value)
-
-    def resource(self, name: str) -> Any:
-        """Make a resource once."""
-        if name not in self._made:
-            self._made[name] = RESOURCES[name]()
-        return self._made[name]
-
-    async def off_loop(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Run a blocking function in a thread."""
-        return await asyncio.to_thread(function, *args)
-
-
-def make_call(target: Process[Any, Any], *args: Any, host: EngineStub | None = None, **options: Any) -> Call:
-    """A call of a process with all else at its default. ``options``: fields of ``Call``."""
-    settings: dict[str, Any] = {
-        **{"kwargs": {}, "snapshot": None, "config": None, "pipe": None, "attempt": 1, "key": "run/step"},
-        **{"deadline": None, "host": host or EngineStub()},
-        **options,
-    }
-    return Call(process=target, args=args, **settings)
-
-
-# --- what runs in the environment ------------------------------------------------------------------------------------
-
-
-@process
-def _add(a: int, b: int = 10, *, c: int = 100) -> int:
-    return a + b + c
-
-
-@process
-async def _add_async(a: int, b: int = 10, *, c: int = 100) -> int:
-    await asyncio.sleep(0)
-    return int(_add(a, b, c=c))
-
-
-@process
-def _refuse(ctx: Context[Shop]) -> None:
-    ctx.domain.orders.append("lost")
-    _sell("tea", 2)
-
-
-@process
-async def _refuse_async(ctx: Context[Shop]) -> None:
-    await asyncio.sleep(0)
-    _refuse(ctx)
-
-
-def _sell(item: str, left: int) -> None:
-    try:
-        raise KeyError(item)
-    except KeyError as reason:
-        error = Refused(item, left)
-        error.add_note("ask again tomorrow")
-        raise error from reason
-
-
-@process(reads=["stock.{item}"], writes=["stock.{item}", "orders", "hits"])
-def _order(ctx: Context[Shop], item: str) -> list[str]:
-    ctx.domain.stock[item] -= 1
-    ctx.domain.orders.append(item)
-    ctx.domain.hits += 1
-    ctx.emit("ordered", {"item": item})
-    ctx.send(_count, n=2)
-    return ["ordered", item]
-
-
-@process(reads=["stock.{item}"], writes=["stock.{item}", "orders", "hits"])
-async def _order_async(ctx: Context[Shop], item: str) -> list[str]:
-    await asyncio.sleep(0)
-    found: list[str] = _order(ctx, item)
-    return found
-
-
-@process(nature="state", writes=["hits"])
-def _count(ctx: Context[Shop], n: int) -> None:
-    ctx.domain.hits += n
-
-
-@process(reads=["stock"])
-def _overreach(ctx: Context[Shop]) -> None:
-    ctx.domain.stock["tea"] = 99
-
-
-@process(reads=["stock"])
-async def _overreach_async(ctx: Context[Shop]) -> None:
-    _overreach(ctx)
-
-
-@process
-def _draft(ctx: Context[Shop]) -> Any:
-    ctx.domain.stock["milk"] = 1
-    return ctx.domain.stock
-
-
-@process
-async def _draft_async(ctx: Context[Shop]) -> Any:
-    return _draft(ctx)
-
-
-@contextlib.contextmanager
-def _noted(name: str) -> Iterator[str]:
-    try:
-        yield name
-    finally:
-        KEPT.append(f"{name} closed")
-
-
-@process
-def _leave(ctx: Context[Shop], fails: bool) -> None:
-    KEPT[:] = [ctx, ctx.domain.stock, ctx.local]
-    ctx.local.big = [0]
-    ctx.local.enter(_noted("first"))
-    ctx.local.enter(_noted("second"))
-    if fails:
-        raise ValueError("after entering")
-
-
-@process
-async def _leave_async(ctx: Context[Shop], fails: bool) -> None:
-    await asyncio.sleep(0)
-    _leave(ctx, fails)
-
-
-@process
-def _find() -> list[str]:
-    """What became of the context, the draft and the local that ``_leave`` kept."""
-    context, stock, local, *closed = KEPT
-    KEPT.clear()
-
-    def tried(use: Callable[[], Any]) -> str:
-        try:
-            return repr(use())
-        except ScopeError as error:
-            return f"{error.scope} of {error.process} ended"
-
-    return [tried(lambda: context.domain), tried(lambda: stock["tea"]), tried(lambda: local.big), *closed]
-
-
-@process
-async def _find_async() -> list[str]:
-    found: list[str] = _find()
-    return found
-
-
-@process
-def _surroundings(ctx: Context[Any], value: Any) -> list[Any]:
-    return [value, ctx.pipe, ctx.config.name, ctx.attempt, ctx.key, ctx.deadline, REQUEST.get()]
-
-
-@process
-async def _surroundings_async(ctx: Context[Any], value: Any) -> list[Any]:
-    before = _surroundings(ctx, value)
-    await asyncio.sleep(0)
-    assert _surroundings(ctx, value) == before
-    return list(before)
-
-
-@process
-def _set_variable(ctx: Context[Any]) -> None:
-    REQUEST.set("leaked")
-
-
-@process
-async def _set_variable_async(ctx: Context[Any]) -> None:
-    REQUEST.set("leaked")
-
-
-@process
-def _report(ctx: Context[Any], answer: str) -> str:
-    ctx.report("half")
-    _wait_for(Path(answer))
-    ctx.report({"done": [1, 2]})
-    return "reported"
-
-
-@process
-async def _report_async(ctx: Context[Any], answer: str) -> str:
-    ctx.report("half")
-    await _until(Path(answer).exists)
-    ctx.report({"done": [1, 2]})
-    return "reported"
-
-
-@process
-def _use(ctx: Context[Any]) -> int:
-    return int(ctx.resource("counter").next())
-
-
-@process
-async def _use_async(ctx: Context[Any]) -> int:
-    return int(ctx.resource("counter").next())
-
-
-@process
-def _exit() -> None:
-    raise SystemExit(3)
-
-
-@process
-async def _exit_async() -> None:
-    raise SystemExit(3)
-
-
-@process
-def _span() -> tuple[float, float]:
-    began = time.monotonic()
-    while time.monotonic() < began + 0.005:
-        pass
-    return began, time.monotonic()
-
-
-@process
-def _hang(started: str, freed: str) -> None:
-    Path(started).touch()
-    _wait_for(Path(freed))
-
-
-@process
-async def _hang_async(started: str, freed: str) -> None:
-    Path(started).touch()
-    await asyncio.Event().wait()
-
-
-@process(timeout=0.2)
-def _hang_limited(started: str, freed: str) -> None:
-    _hang(started, freed)
-
-
-@process(timeout=0.2)
-async def _hang_limited_async(started: str, freed: str) -> None:
-    await _hang_async(started, freed)
-
-
-@process(timeout=0.2)
-def _spin(ctx: Context[Any]) -> None:
-    while True:
-        try:
-            time.sleep(0)
-        except BaseException:  # noqa: S112 - a body that does not want to end
-            continue
-
-
-def _wait_for(file: Path) -> None:
-    limit = time.monotonic() + LIMIT
-    while not file.exists():
-        if time.monotonic() > limit:
-            raise TimeoutError(f"nobody made {file}")
-        time.sleep(0.001)
-
-
-async def _until(holds: Callable[[], bool]) -> None:
-    limit = time.monotonic() + LIMIT
-    while not holds():
-        if time.monotonic() > limit:
-            raise TimeoutError("it never came to be")
-        await asyncio.sleep(0.001)
-
-
-PROCESSES: dict[str, dict[str, Process[Any, Any]]] = {
-    "def": {
-        **{"add": _add, "refuse": _refuse, "order": _order, "overreach": _overreach, "draft": _draft, "leave": _leave},
-        **{"find": _find, "surroundings": _surroundings, "set_variable": _set_variable, "report": _report, "use": _use},
-        **{"exit": _exit, "hang": _hang, "hang_limited": _hang_limited},
-    },
-    "async": {
-        **{"add": _add_async, "refuse": _refuse_async, "order": _order_async, "overreach": _overreach_async},
-        **{"draft": _draft_async, "leave": _leave_async, "find": _find_async, "surroundings": _surroundings_async},
-        **{"set_variable": _set_variable_async, "report": _report_async, "use": _use_async, "exit": _exit_async},
-        **{"hang": _hang_async, "hang_limited": _hang_limited_async},
-    },
 }
 
 
@@ -413,7 +97,7 @@ async def error_keeps_its_type(kit: Kit) -> None:
     assert type(error.__cause__) is KeyError
     frames = traceback.extract_tb(error.__traceback__)
     assert frames[-1].name == "_sell"
-    assert Path(frames[-1].filename) == Path(__file__)
+    assert Path(frames[-1].filename).name == "environment_world.py"
     assert frames[-1].line == "raise error from reason"
     assert outcome.value is None
     assert not outcome.ops
@@ -429,8 +113,8 @@ async def state_is_read_and_written(kit: Kit) -> None:
     assert outcome.base == 7
     assert [path for path, *_ in outcome.reads] == [("stock",)]
     assert list(outcome.emits) == [("ordered", {"item": "tea"})]
-    assert [(message.name, arguments) for message, arguments in outcome.messages] == [("_count", {"n": 2})]
-    assert outcome.messages[0][0] is _count
+    assert [(message.name, arguments) for message, arguments in outcome.messages] == [("count_hits", {"n": 2})]
+    assert outcome.messages[0][0] is count_hits
     assert snapshot.view() == Shop(stock={"tea": 3, "milk": 1})
     head.commit(Commit(outcome.base, outcome.reads, outcome.ops, "order"))
     assert head.snapshot.view() == Shop(stock={"tea": 2, "milk": 1}, orders=["tea"], hits=1)
@@ -486,13 +170,6 @@ async def scopes_end(kit: Kit) -> None:
         assert await kit.value("find") == [*ended, "second closed", "first closed"]
 
 
-@dataclass
-class Settings:
-    """A config."""
-
-    name: str
-
-
 async def surroundings_are_there(kit: Kit) -> None:
     """Pipe value, config, attempt, key, deadline and the caller's context variables reach the body."""
     REQUEST.set("somebody")
@@ -528,6 +205,17 @@ async def resource_is_shared(kit: Kit) -> None:
     assert [await kit.value("use", host=host) for _ in range(3)] == [1, 2, 3]
 
 
+async def once_is_kept(kit: Kit) -> None:
+    """What ``ctx.once`` found is in the outcome, also of a call that fails, and the next attempt gets it."""
+    host = EngineStub()
+    outcome = await kit.run("once", True, host=host)
+    assert type(outcome.error) is ValueError
+    assert outcome.kept == {"asked": 1}
+    outcome = await kit.run("once", False, host=host, kept=outcome.kept, attempt=2)
+    assert outcome.value == [1, 1]
+    assert await kit.value("once", False, host=host) == [2, 2]
+
+
 async def exit_ends_only_the_call(kit: Kit) -> None:
     """``SystemExit`` comes back in the outcome; the environment goes on."""
     error = (await kit.run("exit")).error
@@ -541,7 +229,7 @@ async def capacity_is_respected(kit: Kit) -> None:
     capacity = kit.environment.capacity
     if kit.style == "async" or capacity > 64:
         return
-    outcomes = await asyncio.gather(*(kit.environment.run(make_call(_span)) for _ in range(3 * capacity)))
+    outcomes = await asyncio.gather(*(kit.environment.run(make_call(span)) for _ in range(3 * capacity)))
     spans = [outcome.value for outcome in outcomes]
     most = max(sum(begin <= moment < end for begin, end in spans) for moment, _ in spans)
     assert most <= capacity
@@ -550,15 +238,12 @@ async def capacity_is_respected(kit: Kit) -> None:
 async def timeout_ends_the_call(kit: Kit) -> None:
     """A call that takes longer than its process's ``timeout`` ends with ``CallTimeout``; the environment goes on."""
     freed = kit.folder / "freed"
-    try:
-        await kit.run("hang_limited", str(kit.folder / "started"), str(freed))
-    except CallTimeout as error:
-        assert error.timeout == 0.2
-        assert error.process == PROCESSES[kit.style]["hang_limited"].name
-    else:
-        raise AssertionError("no CallTimeout")
-    finally:
-        freed.touch()
+    running = kit.run("hang_limited", str(kit.folder / "started"), str(freed))
+    (error,) = await asyncio.gather(running, return_exceptions=True)
+    freed.touch()
+    assert isinstance(error, CallTimeout)
+    assert error.timeout == 0.2
+    assert error.process == PROCESSES[kit.style]["hang_limited"].name
     assert await kit.value("add", 1) == 111
 
 
@@ -566,7 +251,7 @@ async def cancel_ends_the_call(kit: Kit) -> None:
     """Cancelling raises ``CancelledError``, and the environment goes on."""
     started, freed = kit.folder / "started", kit.folder / "freed"
     task = asyncio.ensure_future(kit.run("hang", str(started), str(freed)))
-    await _until(started.exists)
+    await until(started.exists)
     task.cancel()
     results = await asyncio.gather(task, return_exceptions=True)
     freed.touch()
@@ -576,12 +261,9 @@ async def cancel_ends_the_call(kit: Kit) -> None:
 
 async def stubborn_body_is_killed(kit: Kit) -> None:
     """Also a body that never ends and swallows everything is ended by its timeout."""
-    try:
-        await kit.environment.run(make_call(_spin))
-    except CallTimeout:
-        assert await kit.value("add", 1) == 111
-    else:
-        raise AssertionError("no CallTimeout")
+    (error,) = await asyncio.gather(kit.environment.run(make_call(spin_for_ever)), return_exceptions=True)
+    assert isinstance(error, CallTimeout)
+    assert await kit.value("add", 1) == 111
 
 
 async def several_loops_share_it(kit: Kit) -> None:
@@ -595,7 +277,7 @@ async def several_loops_share_it(kit: Kit) -> None:
     for thread in threads:
         thread.start()
     await some(0)
-    await _until(lambda: not any(thread.is_alive() for thread in threads))
+    await until(lambda: not any(thread.is_alive() for thread in threads))
     assert found == {1000 * n: [1000 * n + i + 110 for i in range(20)] for n in range(4)}
 
 
@@ -609,7 +291,7 @@ async def stops_what_runs(kit: Kit) -> None:
     """Stopping ends what still runs after the grace."""
     started, freed = kit.folder / "started", kit.folder / "freed"
     task = asyncio.ensure_future(kit.run("hang", str(started), str(freed)))
-    await _until(started.exists)
+    await until(started.exists)
     await kit.environment.stop(0.0)
     results = await asyncio.gather(task, return_exceptions=True)
     assert isinstance(results[0], EnvironmentBroken)
@@ -659,6 +341,7 @@ CHECKS: tuple[Check, ...] = tuple(
         (variables_do_not_leak, "apart"),
         (reports_are_live,),
         (resource_is_shared,),
+        (once_is_kept,),
         (exit_ends_only_the_call,),
         (capacity_is_respected,),
         (timeout_ends_the_call, "timeout"),

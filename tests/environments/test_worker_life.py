@@ -137,7 +137,7 @@ class Closing:
 async def main():
     other = WorkerEnvironment(1, resources={"it": Closing})
     outcome = await other.run(make_call(process(lambda ctx: ctx.resource("it") and os.getpid())))
-    print(outcome.value, await call(environment, idle))
+    print(outcome.value, await call(environment, idle), flush=True)
 
 asyncio.run(main())
 """,

@@ -113,14 +113,19 @@ def test_a_worker_that_dies_between_two_loops():
     loop.close()
 
 
-def test_a_busy_loop_does_not_hold_up_another():
+@pytest.mark.parametrize("in_hand", [True, False], ids=["with a call in it", "idle"])
+def test_a_busy_loop_does_not_hold_up_another(in_hand):
     """The loop that owns the only worker is stuck in somebody's code; another loop's calls go on."""
     stuck, free = threading.Event(), threading.Event()
 
     async def owner(environment):
-        assert await call(environment, bodies.give, 1) == 1
+        for _ in range(2):
+            assert await call(environment, bodies.give, 1) == 1
         pending = asyncio.ensure_future(call(environment, bodies.give, 2))
-        await asyncio.sleep(0)
+        if in_hand:
+            await asyncio.sleep(0)
+        else:
+            await pending
         stuck.set()
         free.wait(LIMIT)
         return await pending

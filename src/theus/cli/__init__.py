@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if folder not in sys.path:
         sys.path.insert(0, folder)  # like python -m: modules of this folder are found
     try:
-        return command(options)
+        code = command(options)
+        sys.stdout.flush()  # here, where a reader that has read enough is no failure
+        return code
     except KeyboardInterrupt:
         print("theus: interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -30,7 +30,7 @@ import pickle
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
-from types import FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from theus.environments.changes import MISSING, global_names
@@ -106,6 +106,9 @@ class Packer(pickle.Pickler):
             return assign, (value.module, value.name, value.now())
         if isinstance(value, ContextVar):
             return self._variable(value)
+        if isinstance(value, CodeType) and self._cloud is not None:
+            # cloudpickle calls every file "<dynamic-code>" (since 3.1.3); tracebacks shall name the real one.
+            return code, (self.dispatch_table[CodeType](value)[1], value.co_filename)
         if isinstance(value, MethodType) and getattr(value.__self__, value.__func__.__name__, None) != value:
             return MethodType, (value.__func__, value.__self__)
         return NotImplemented
@@ -230,6 +233,11 @@ def assign(module: str, name: str, value: Any) -> Any:
     else:
         scope[name] = value
     return Global(module, name)
+
+
+def code(arguments: tuple[Any, ...], filename: str) -> CodeType:
+    """Code as it was, its file included."""
+    return CodeType(*arguments).replace(co_filename=filename)
 
 
 def blank(kind: type[Process[Any, Any]]) -> Process[Any, Any]:

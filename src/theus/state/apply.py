@@ -10,113 +10,108 @@ from __future__ import annotations
 
 from typing import Any
 
-from theus.errors import Path
 from theus.state.access import Op, Ops, show
 from theus.state.patched import PatchedDict, PatchedList, patch_of
-from theus.state.values import COPIERS, DICT, KINDS, OBJECT, TUPLE, copy_rest, kind_of, rebuild_tuple, set_part
+from theus.state.values import (
+    COPIERS,
+    DICT,
+    KINDS,
+    OBJECT,
+    SETTERS,
+    TUPLE,
+    copy_rest,
+    kind_of,
+    rebuild_tuple,
+)
 from theus.state.versioned import LIMIT, VDict, VList, VSet
 
 
-class Editor:
-    """The state that a commit is working on."""
+def apply_op(root: Any, operation: Op, edits: Edits | None = None) -> tuple[Any, bool]:
+    """The state after one operation, and whether that changed which keys (members, length) its container has.
 
-    __slots__ = ("_copy", "_fresh", "_grown", "_tuples", "root")
+    ``edits``: what operations that are applied together share; without it nobody looks at the state before its end.
+    """
+    kind = operation[0]
+    path = operation[1]
+    if kind in ON_PART:
+        if not path:
+            return operation[2], True
+        way = path[:-1]
+    else:
+        way = path
+    own = _copy if edits is None else edits.own
+    parent: Any = None
+    together = edits
+    root = container = own(root)
+    for key in way:  # the containers on the way become our own
+        parent = container
+        child = getattr(parent, key) if type(parent) in SETTERS else parent[key]
+        container = own(child)
+        if container is not child:
+            _put(parent, key, container)
+            if type(container) is _Tuple:
+                container.parent, container.key = parent, key
+                if together is None:
+                    together = Edits()
+                together.tuples.append(container)
+    if kind == "set":
+        moved = _put(container, path[-1], operation[2])
+    elif kind == "append":
+        container.extend(operation[2])
+        moved = True
+    elif kind == "add":
+        _put(container, path[-1], _part(container, path[-1]) + operation[2])
+        moved = False
+    elif kind == "del":
+        _remove(container, path[-1])
+        moved = True
+    elif kind == "include":
+        moved = _include(container, operation[2])
+    elif kind == "discard":
+        moved = _discard(container, operation[2])
+    else:
+        raise AssertionError(f"unknown operation {kind!r} at {show(path)}")
+    if moved and type(container) in _PLAIN and len(container) > LIMIT:
+        if together is None:
+            together = Edits()
+        together.grown.append((parent, way[-1] if way else None, container))
+    return (root if together is edits else together.finish(root)), moved  # type: ignore[union-attr]
 
-    def __init__(self, root: Any, trial: bool = False) -> None:
-        self.root = root
+
+class Edits:
+    """What operations that are applied together share: which containers are theirs, and what is left for the end."""
+
+    __slots__ = ("_copy", "_fresh", "grown", "tuples")
+
+    def __init__(self, trial: bool = False) -> None:
         self._copy = _copy_on_trial if trial else _copy
         #: containers that are our own already, by id; held, so that no id is used twice
         self._fresh: dict[int, Any] = {}
-        self._grown: list[tuple[Any, Any, Any]] | None = None  #: (parent, key, container) that may have grown too big
-        self._tuples: list[_Tuple] | None = None
+        self.grown: list[tuple[Any, Any, Any]] = []  #: (parent, key, container) that may have grown too big
+        self.tuples: list[_Tuple] = []
 
-    def _own(self, path: Path, depth: int) -> Any:
-        """The container at ``path[:depth]``, made our own together with all above it."""
-        fresh = self._fresh
-        container = self.root
-        if id(container) not in fresh:
-            self.root = container = self._copy(container)
-            fresh[id(container)] = container
-        for index in range(depth):
-            key = path[index]
-            cls = type(container)
-            is_object = cls not in _SUBSCRIBED and kind_of(cls) == OBJECT
-            child = getattr(container, key) if is_object else container[key]
-            if id(child) not in fresh:
-                child = self._copy(child)
-                fresh[id(child)] = child
-                if is_object:
-                    set_part(container, key, child)
-                else:
-                    _put(container, key, child)
-                if type(child) is _Tuple:
-                    child.parent, child.key = container, key
-                    if self._tuples is None:
-                        self._tuples = []
-                    self._tuples.append(child)
-            container = child
-        return container
+    def own(self, value: Any) -> Any:
+        """A container that may be changed: itself, if it is our own already."""
+        if id(value) in self._fresh:
+            return value
+        made = self._copy(value)
+        self._fresh[id(made)] = made
+        return made
 
-    def apply(self, operation: Op) -> bool:
-        """Apply one operation; True if it changed which keys (members, length) its container has."""
-        kind = operation[0]
-        path = operation[1]
-        depth = len(path)
-        if kind == "set":
-            if not depth:
-                self.root = operation[2]
-                return True
-            parent = self._own(path, depth - 1)
-            moved = _put(parent, path[-1], operation[2])
-            if moved and type(parent) is dict and len(parent) > LIMIT:
-                self._grow(path, depth - 1, parent)
-            return moved
-        if kind == "add":
-            parent = self._own(path, depth - 1)
-            _put(parent, path[-1], _part(parent, path[-1]) + operation[2])
-            return False
-        if kind == "append":
-            container = self._own(path, depth)
-            container.extend(operation[2])
-            if type(container) is list and len(container) > LIMIT:
-                self._grow(path, depth, container)
-            return True
-        if kind == "del":
-            _remove(self._own(path, depth - 1), path[-1])
-            return True
-        container = self._own(path, depth)
-        if kind == "include":
-            moved = _include(container, operation[2])
-            if moved and type(container) is set and len(container) > LIMIT:
-                self._grow(path, depth, container)
-            return moved
-        if kind == "discard":
-            return _discard(container, operation[2])
-        raise AssertionError(f"unknown operation {kind!r} at {show(path)}")
-
-    def _grow(self, path: Path, depth: int, container: Any) -> None:
-        """Note that a container may have to become a big one at the end."""
-        if self._grown is None:
-            self._grown = []
-        parent = self._own(path, depth - 1) if depth else None
-        self._grown.append((parent, path[depth - 1] if depth else None, container))
-
-    def finish(self) -> Any:
+    def finish(self, root: Any) -> Any:
         """The new root; containers that have outgrown the plain form become big ones."""
-        if self._grown is None and self._tuples is None:
-            return self.root
-        for parent, key, container in self._grown or ():
+        for parent, key, container in self.grown:
             if len(container) <= LIMIT:
                 continue
             if parent is None:
-                if self.root is container:
-                    self.root = _PLAIN[type(container)](container)
+                if root is container:
+                    root = _PLAIN[type(container)](container)
             elif _part(parent, key, None) is container:  # else it was replaced later, or became big already
                 _put(parent, key, _PLAIN[type(container)](container))
-        for part in reversed(self._tuples or ()):
+        for part in reversed(self.tuples):
             if _part(part.parent, part.key, None) is part:
                 _put(part.parent, part.key, rebuild_tuple(part.origin, part.items))
-        return self.root
+        return root
 
 
 #: plain containers and what they become when they are big
@@ -142,17 +137,18 @@ KINDS[_Tuple] = TUPLE
 
 
 def _copy(value: Any) -> Any:
-    copier = COPIERS.get(type(value))
-    if copier is None:
-        return _Tuple(value) if isinstance(value, tuple) else copy_rest(value)
-    return copier(value)
+    cls = type(value)
+    if cls in COPIERS:
+        return COPIERS[cls](value)
+    return _Tuple(value) if isinstance(value, tuple) else copy_rest(value)
 
 
 def _copy_on_trial(value: Any) -> Any:
     return patch_of(value) if type(value) in _BIG else _copy(value)
 
 
-_SUBSCRIBED = frozenset((dict, list, VDict, VList))
+#: operations on one part of a container, the last key of their path; the others are on the container as a whole
+ON_PART = frozenset(("set", "del", "add"))
 _BIG = frozenset((VDict, VList, VSet))
 
 
@@ -170,30 +166,23 @@ def _part(container: Any, key: Any, *default: Any) -> Any:
 def _put(container: Any, key: Any, value: Any) -> bool:
     """Set a part; True if it is a new key."""
     cls = type(container)
+    if cls in SETTERS:
+        SETTERS[cls](container, key, value)
+        return False
     if cls is dict:
         size = len(container)
         container[key] = value
         return len(container) != size
-    kind = KINDS.get(cls)
-    if kind is None:
-        kind = kind_of(cls)
-    if kind == OBJECT:
-        try:
-            _set_attribute(container, key, value)
-        except TypeError:
-            set_part(container, key, value)
-        return False
     if cls in _KEEPERS:
         return bool(container.put(key, value))
     if cls is _Tuple:
         container.items[key] = value
         return False
-    new = kind == DICT and key not in container
+    new = kind_of(cls) == DICT and key not in container
     container[key] = value
     return new
 
 
-_set_attribute = object.__setattr__
 _KEEPERS = frozenset((VDict, VList, PatchedDict, PatchedList))
 
 
@@ -227,7 +216,7 @@ def apply_ops(root: Any, operations: Ops, trial: bool = False) -> Any:
     """The state after these operations."""
     if not operations:
         return root
-    editor = Editor(root, trial)
+    edits = Edits(trial)
     for operation in operations:
-        editor.apply(operation)
-    return editor.finish()
+        root, _ = apply_op(root, operation, edits)
+    return edits.finish(root)

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from theus.state.access import Grant, Op
 from theus.state.faces import DictFace
-from theus.state.node import KIND_MAKERS, Node
+from theus.state.node import KIND_MAKERS, NOTHING, Node
 from theus.state.values import (
     DICT,
     DICTS,
     FACE,
     KINDS,
-    LEAF,
+    LEAVES,
     MISSING,
     copy_as,
     ingest,
@@ -55,7 +55,7 @@ class DictDraft(DictFace, Node):
         self._key = key
         self._grant = grant
         self._base = base
-        self._reads = set()
+        self._reads = NOTHING
         self._shape = self._deep = self._dirty = False
         tx._nodes.append(self)
         self._known: dict[Any, Any] = {}
@@ -90,11 +90,14 @@ class DictDraft(DictFace, Node):
             if not self._whole:
                 self._read_presence(key)
             return MISSING
-        if KINDS.get(type(value)) == LEAF:
+        if type(value) in LEAVES:
             grant = self._grant
             if grant is not None and not grant.may_read(key):
                 self._refuse("read", key)
-            self._reads.add(key)
+            if self._reads:
+                self._reads.add(key)
+            else:
+                self._reads = {key}
         else:
             value = self._wrap(key, value)
         self._known[key] = value
@@ -183,7 +186,7 @@ class DictDraft(DictFace, Node):
             value = self._known.get(name, MISSING)
             if value is MISSING and self._deep:
                 value = self._base.get(name, MISSING)
-                if KINDS.get(type(value)) == LEAF:
+                if type(value) in LEAVES:
                     yield name, value
                     continue
             yield name, self._at(name)
@@ -224,7 +227,7 @@ class DictDraft(DictFace, Node):
         if not self._whole:
             if state is None:
                 self._renew()
-            self._reads.add(key)  # its presence; ``writes`` grants that
+            self._note(key)  # its presence; ``writes`` grants that
         if state is None and not inside:
             raise KeyError(key)
         self._known.pop(key, None)
@@ -289,14 +292,14 @@ class DictDraft(DictFace, Node):
             return
         process = self._tx._process
         for key, state in self._written.items():
-            if KINDS.get(type(key)) != LEAF:
+            if type(key) not in LEAVES:
                 key = plain(key)
             place = (*path, key)
             if state != _SET:
                 operations.append(("del", place))
             if state != _GONE:
                 value = self._known[key]
-                if KINDS.get(type(value)) != LEAF:
+                if type(value) not in LEAVES:
                     value = ingest(value, place, process)
                 operations.append(("set", place, value))
 

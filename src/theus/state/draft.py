@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 from theus.state.access import Grant, Op, show
 from theus.state.fields import tally_fields
 from theus.state.models import assigned, assigns_itself, attribute, special_methods
-from theus.state.node import KIND_MAKERS, MAKERS, Node, make_tuple
+from theus.state.node import KIND_MAKERS, MAKERS, NOTHING, Node, make_tuple
 from theus.state.tally import TallyDraft
 from theus.state.values import (
     FACE,
     KINDS,
-    LEAF,
+    LEAVES,
     MISSING,
     OBJECT,
     TUPLE,
@@ -51,41 +51,37 @@ if TYPE_CHECKING:
 class ObjectNode(Node):
     """What a transaction knows about one object; ``face`` is what the user has in hand."""
 
-    __slots__ = ("_added", "_written", "face")
+    __slots__ = ("_added", "_held", "_written", "face")
 
     _written: dict[str, None]  #: fields that were assigned or deleted, in order
     _added: dict[str, int] | None  #: what was added to Tally fields
+    _held: dict[str, Any]  #: the attributes of the face: what was read or put there
     face: Any
 
     def _face(self) -> Any:
         return self.face
 
     def _holds(self, key: Any, face: Any) -> bool:
-        return self.face.__dict__.get(key) is face
-
-    def _wrote(self) -> bool:
-        if type(self.face)._theus_watched:
-            self._notice()
-        return bool(self._written or self._added)
+        return self._held.get(key) is face
 
     def _emit(self, operations: list[Op]) -> None:
-        path = self._path()
-        held = self.face.__dict__
+        path = () if self._parent is None else self._path()
+        held = self._held
         for name in self._written:
+            place = path + (name,)  # noqa: RUF005  (half the price)
             if name in held:
                 value = held[name]
-                place = (*path, name)
-                if KINDS.get(type(value)) != LEAF:
+                if type(value) not in LEAVES:
                     value = ingest(value, place, self._tx._process)
                 operations.append(("set", place, value))
             else:
-                operations.append(("del", (*path, name)))
+                operations.append(("del", place))
         if self._added:
             operations += [("add", (*path, name), number) for name, number in self._added.items()]
 
     def _built(self) -> Any:
         new = copy_rest(self._base)
-        held = self.face.__dict__
+        held = self._held
         for name in self._written:
             if name in held:
                 set_part(new, name, ingest(held[name], (*self._path(), name), self._tx._process))
@@ -100,7 +96,7 @@ class ObjectNode(Node):
     def _plain(self) -> Any:
         self._read_deep()
         new = copy_rest(self._base)
-        held = self.face.__dict__
+        held = self._held
         for name, part in parts_of(self._base).items():
             if isinstance(getattr(type(self._base), name, None), functools.cached_property):
                 new.__dict__.pop(name, None)
@@ -114,10 +110,28 @@ class ObjectNode(Node):
                 set_part(new, name, plain(value))
         return new
 
+    def _close(self, end: Any) -> None:
+        self._held.clear()
+        self._tx = self._parent = self._grant = self._base = self._written = self.face = end
+
+
+class WatchedNode(ObjectNode):
+    """For a class whose own code may set fields past ``__setattr__``: what it has set is found out at the end."""
+
+    __slots__ = ()
+
+    def _wrote(self) -> bool:
+        self._notice()
+        return bool(self._written or self._added)
+
+    def _emit(self, operations: list[Op]) -> None:
+        self._notice()
+        ObjectNode._emit(self, operations)
+
     def _notice(self) -> None:
         """Fields that were set behind our back (``object.__setattr__``, ``self.__dict__[...] =``) were written too."""
         base = self._base
-        for name, value in self.face.__dict__.items():
+        for name, value in self._held.items():
             if (
                 name not in self._written
                 and KINDS.get(type(value)) != FACE
@@ -128,12 +142,6 @@ class ObjectNode(Node):
             ):
                 self._write(name)
                 self._written[name] = None
-
-    def _close(self, end: Any) -> None:
-        face = self.face
-        face.__dict__.clear()
-        type(face)._theus_set(face, end)
-        self._tx = self._parent = self._grant = self._base = self._reads = self._written = self.face = end
 
 
 class _Field:
@@ -154,20 +162,23 @@ class _Field:
         head = tx._head
         if head is not None and head.version != tx.base:
             tx._extend()
-        if node._written and name in node._written:  # it was deleted
+        if node._dirty and name in node._written:  # it was deleted
             default = getattr(self.cls, name, MISSING)
             if default is MISSING or name in slots_of(self.cls):
                 raise AttributeError(f"{self.cls.__name__!r} object has no attribute {name!r}")
             return default
         value = getattr(node._base, name)
-        if KINDS.get(type(value)) == LEAF:
+        if type(value) in LEAVES:
             grant = node._grant
             if grant is not None and not grant.may_read(name):
                 node._refuse("read", name)
-            node._reads.add(name)
+            if node._reads:
+                node._reads.add(name)
+            else:
+                node._reads = {name}
         else:
             value = node._wrap(name, value)
-        face.__dict__[name] = value
+        node._held[name] = value
         return value
 
 
@@ -183,7 +194,7 @@ class _TallyField(_Field):
         if node._written or type(getattr(node._base, self.name, None)) is not int:
             return _Field.__get__(self, face, owner)
         handle = TallyDraft(node, self.name, 0)
-        face.__dict__[self.name] = handle
+        node._held[self.name] = handle
         return handle
 
 
@@ -194,11 +205,8 @@ class ObjectDraft(Face):
 
     _theus_class: type
     _theus_fields: frozenset[str] = frozenset()
-    _theus_tallies: frozenset[str] = frozenset()
     _theus_model = False  #: a stand-in for a pydantic or msgspec model
-    _theus_probed = False  #: assignments go through the model's own code
     _theus_watched = False  #: its own code may set fields behind our back
-    _theus_set: Any  #: sets the node of an instance
     _theus_node: Any
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -214,33 +222,6 @@ class ObjectDraft(Face):
             return inherited(self, name)
         raise AttributeError(f"{self._theus_class.__name__!r} object has no attribute {name!r}")
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        node = self._theus_node
-        if name not in self._theus_fields and not _is_extra(self, node, name):
-            _set_other(self, node, name, value)
-            return
-        held = self.__dict__
-        if name in self._theus_tallies:
-            if type(value) is TallyDraft and value._node is node and value._name == name and name not in node._written:
-                node._write(name)
-                if node._added is None:
-                    node._added = {}
-                node._added[name] = value._delta
-                node._dirty = True
-                held[name] = value
-                return
-            value = _number_for_tally(node, name, value)
-            if node._added:
-                node._added.pop(name, None)
-        elif held.get(name, MISSING) is value and KINDS.get(type(value)) == FACE and name not in node._written:
-            return  # ``draft.items += [...]`` puts back what is there
-        node._write(name)
-        if self._theus_probed:
-            value = assigned(node._base, {other: held[other] for other in node._written if other in held}, name, value)
-        node._written[name] = None
-        node._dirty = True
-        held[name] = value
-
     def __delattr__(self, name: str) -> None:
         node = self._theus_node
         if name not in self._theus_fields and not _is_extra(self, node, name):
@@ -251,7 +232,7 @@ class ObjectDraft(Face):
             raise AttributeError(f"{self._theus_class.__name__!r} object has no attribute {name!r}")
         node._write(name)
         if name not in node._written:
-            node._reads.add(name)
+            node._note(name)
         node._written[name] = None
         node._dirty = True
         self.__dict__.pop(name, None)
@@ -285,6 +266,7 @@ def _set_other(face: Any, node: Any, name: str, value: Any) -> None:
     cls = type(node._base)
     if hasattr(type(inspect.getattr_static(cls, name, None)), "__set__"):
         object.__setattr__(face, name, value)
+        node._held = face.__dict__  # that may be what was set
         return
     raise AttributeError(
         f"{show(node._path())}: {cls.__name__} has no field {name!r}, so it would not be committed;"
@@ -298,6 +280,42 @@ def _number_for_tally(node: Any, name: str, value: Any) -> int:
     if not isinstance(value, int):
         raise TypeError(f"{show((*node._path(), name))} is a Tally: it takes an int, not {type(value).__name__}")
     return value
+
+
+def _assigner(fields: frozenset[str], tallies: frozenset[str], probed: bool) -> Any:
+    """The ``__setattr__`` of one class. ``probed``: assignments go through the model's own code."""
+
+    def assign(face: Any, name: str, value: Any) -> None:
+        node = face._theus_node
+        if name not in fields and not _is_extra(face, node, name):
+            _set_other(face, node, name, value)
+            return
+        held = node._held
+        written = node._written
+        if name in tallies:
+            if type(value) is TallyDraft and value._node is node and value._name == name and name not in written:
+                node._write(name)
+                if node._added is None:
+                    node._added = {}
+                node._added[name] = value._delta
+                node._dirty = True
+                held[name] = value
+                return
+            value = _number_for_tally(node, name, value)
+            if node._added:
+                node._added.pop(name, None)
+        elif name in held and held[name] is value and KINDS.get(type(value)) == FACE and name not in written:
+            return  # ``draft.items += [...]`` puts back what is there
+        grant = node._grant
+        if grant is not None and not grant.may_write(name):
+            node._refuse("write", name)
+        if probed:
+            value = assigned(node._base, {other: held[other] for other in written if other in held}, name, value)
+        written[name] = None
+        node._dirty = True
+        held[name] = value
+
+    return assign
 
 
 def _frozen_setattr(self: Any, name: str, value: Any) -> None:
@@ -373,9 +391,8 @@ def _generate(cls: type) -> type:
         "__match_args__": getattr(cls, "__match_args__", ()),
         "_theus_class": cls,
         "_theus_fields": frozenset(names),
-        "_theus_tallies": tallies,
         "_theus_model": model,
-        "_theus_probed": model and assigns_itself(cls),
+        "__setattr__": _assigner(frozenset(names), tallies, model and assigns_itself(cls)),
         "_theus_watched": not model and _may_bypass(cls),
     }
     for name in names:
@@ -388,7 +405,6 @@ def _generate(cls: type) -> type:
         elif own_setattr is not object.__setattr__:
             body["__setattr__"] = _watched_setattr(cls)
     made: Any = type(cls.__name__, (ObjectDraft,), body) if model else type(cls)(cls.__name__, (ObjectDraft, cls), body)
-    made._theus_set = made.__dict__["_theus_node"].__set__
     register(made)
     MAKERS[cls] = _maker(made)
     return made  # type: ignore[no-any-return]
@@ -418,22 +434,24 @@ def make_object(tx: Transaction, parent: Node | None, key: Any, grant: Grant | N
 def _maker(cls: Any) -> Any:
     """The function that makes the drafts of one class."""
     watched = cls._theus_watched
+    node_class = WatchedNode if watched else ObjectNode
     set_node = cls.__dict__["_theus_node"].__set__
 
     # Filled in here and not in an ``__init__``: this is a good part of a small transaction.
     def make(tx: Transaction, parent: Node | None, key: Any, grant: Grant | None, value: Any) -> Any:
-        node = _new(ObjectNode)
+        node = node_class()
         node._tx = tx
         node._parent = parent
         node._key = key
         node._grant = grant
         node._base = value
-        node._reads = set()
+        node._reads = NOTHING
         node._shape = node._deep = False
         node._dirty = watched
         node._written = {}
         node._added = None
         node.face = face = _new(cls)
+        node._held = face.__dict__
         set_node(face, node)
         tx._nodes.append(node)
         return face

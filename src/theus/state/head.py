@@ -30,17 +30,23 @@ from typing import Any
 from theus.errors import Path
 from theus.protocols import Commit, Committed, Conflict
 from theus.state.access import Op, Ops, Reads
-from theus.state.apply import Editor
+from theus.state.apply import ON_PART, Edits, apply_op
 from theus.state.history import History
 from theus.state.snapshot import Snapshot
 from theus.state.transaction import Transaction
 from theus.state.values import ingest_domain
 
-_SINGLE = frozenset(("set", "del", "add"))  #: operations on one part of a container; the others are on the whole
 _SPARE = 16  #: versions for which the tree is kept though nobody is seen to need them
+_ERA = 16  #: versions between two looks at what can be swept, which share one sign of life
 
 
-_weak = weakref.ref
+class _Era:
+    """What the snapshots of neighbouring versions have in common: it is alive as long as one of them is.
+
+    A weak reference to each snapshot would be exact, at a tenth of the price of a commit.
+    """
+
+    __slots__ = ("__weakref__",)
 
 
 class _Place:
@@ -60,18 +66,14 @@ class Head:
     def __init__(self, domain: Any, version: int = 0) -> None:
         self._lock = Lock()
         self.version = version  #: of the newest state
-        self._snapshot = Snapshot(version, ingest_domain(domain), self)
+        self._era = _Era()
+        self.snapshot = Snapshot(version, ingest_domain(domain), self, self._era)  #: the newest committed state
         self._written = _Place()
         self._places = 0
         self._horizon = version  #: reads on older versions cannot be validated any more
-        self._alive: list[weakref.ref[Snapshot]] = [weakref.ref(self._snapshot)]
+        self._eras = [(weakref.ref(self._era), version)]  #: those that may be alive, with the first version of each
         self._sweep_at = 256
-        self.history = History(self._snapshot)
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """The newest committed state."""
-        return self._snapshot
+        self.history = History(self.snapshot)
 
     def commit(self, commit: Commit) -> Committed | Conflict:
         """Make the commit or change nothing. What ``commit.complete`` raises comes out of here."""
@@ -90,15 +92,36 @@ class Head:
                 operations = self._completed(operations, commit.author, complete)
                 if not operations:
                     return Committed(self.version, ())
-            return Committed(self._apply(operations, commit.author), operations)
+            author = commit.author
+            version = self.version + 1
+            root = self.snapshot.root
+            if len(operations) == 1:
+                operation = operations[0]
+                root, moved = apply_op(root, operation)
+                self._mark(operation, moved, version, author)
+            else:
+                edits = Edits()
+                changes = []
+                for operation in operations:
+                    root, moved = apply_op(root, operation, edits)
+                    changes.append(moved)
+                root = edits.finish(root)
+                for operation, moved in zip(operations, changes, strict=True):  # only now: nothing can fail any more
+                    self._mark(operation, moved, version, author)
+            if not version % _ERA:
+                self._begin_era(version)
+            self.snapshot = snapshot = Snapshot(version, root, self, self._era)
+            self.version = version
+            self.history.add(snapshot, author, operations)
+            return Committed(version, operations)
 
     def renew(self, base: int, reads: Reads) -> Snapshot | None:
         """The newest snapshot if nothing of ``reads``, made on version ``base``, has changed since; else None."""
         with self._lock:
-            return self._snapshot if self._validate(base, reads, ()) is None else None
+            return self.snapshot if self._validate(base, reads, ()) is None else None
 
     def _completed(self, operations: Ops, author: str, complete: Any) -> Ops:
-        snapshot = self._snapshot
+        snapshot = self.snapshot
         # Without a head the transaction stays on this state, as it must under the lock.
         tx = Transaction(Snapshot(snapshot.version, snapshot.root), process=author)
         try:
@@ -131,7 +154,7 @@ class Head:
                         return Conflict((*path, key), child.whole_by)
         for operation in operations:
             path = operation[1]
-            place = self._reach(path[:-1] if operation[0] in _SINGLE else path, base)
+            place = self._reach(path[:-1] if operation[0] in ON_PART else path, base)
             if type(place) is Conflict:
                 return place
         return None
@@ -154,27 +177,11 @@ class Head:
 
     # --- the change ---
 
-    def _apply(self, operations: Ops, author: str) -> int:
-        version = self.version + 1
-        editor = Editor(self._snapshot.root)
-        if len(operations) == 1:
-            operation = operations[0]
-            moved = editor.apply(operation)
-            root = editor.finish()
-            self._mark(operation, moved, version, author)
-        else:
-            changes = [editor.apply(operation) for operation in operations]
-            root = editor.finish()
-            for operation, moved in zip(operations, changes, strict=True):
-                self._mark(operation, moved, version, author)
-        snapshot = Snapshot(version, root, self)
-        self._alive.append(_weak(snapshot))
-        self._snapshot = snapshot
-        self.version = version
-        self.history.add(snapshot, author, operations)
-        if len(self._alive) > self._sweep_at or self._places > self._sweep_at:
+    def _begin_era(self, version: int) -> None:
+        self._era = _Era()
+        self._eras.append((weakref.ref(self._era), version))
+        if len(self._eras) > self._sweep_at or self._places > self._sweep_at:
             self._sweep()
-        return version
 
     def _mark(self, operation: Op, moved: bool, version: int, author: str) -> None:
         """Note in the tree of written paths what an operation changed; ``moved``: keys or length changed."""
@@ -192,7 +199,7 @@ class Head:
             place = found
             place.deep = version
             place.deep_by = author
-        if kind in _SINGLE:
+        if kind in ON_PART:
             place.whole = version
             place.whole_by = author
             if kind != "add" and place.below:
@@ -217,13 +224,11 @@ class Head:
 
     def _sweep(self) -> None:
         """Forget what happened before the oldest living snapshot."""
-        alive = [(reference, snapshot) for reference in self._alive if (snapshot := reference()) is not None]
-        self._alive = [reference for reference, _ in alive]
-        horizon = min(snapshot.version for _, snapshot in alive)
-        self._horizon = max(self._horizon, min(horizon, self.version - _SPARE))
+        self._eras = [(era, first) for era, first in self._eras if era() is not None]
+        self._horizon = max(self._horizon, min(self._eras[0][1], self.version - _SPARE))
         _drop(self._written, self._horizon)
         self._places = _count(self._written)
-        self._sweep_at = max(256, 2 * self._places, 2 * len(self._alive))
+        self._sweep_at = max(256, 2 * self._places, 2 * len(self._eras))
 
 
 def _drop(place: _Place, horizon: int) -> None:

@@ -32,7 +32,11 @@ MARK_EVERY = 16  #: commits from one kept snapshot to the next
 LOOKED_AT = 32  #: so many items of a container are weighed, and the rest by their average
 
 
-_SMALL = {int, float, bool, type(None)}
+_EMPTY = 4 * LIGHT  #: what a commit counts for, besides what it wrote
+_SMALL = frozenset((int, float, bool, type(None)))
+_TEXTS = frozenset((str, bytes, bytearray))
+_MANY = frozenset((tuple, frozenset, *DICTS, *LISTS, *SETS))
+_now = time.time
 Entry = tuple[int, str, Ops, float, int]  #: version, author, operations, seconds since the epoch, estimated bytes
 
 
@@ -96,17 +100,19 @@ class History:
 
     def add(self, snapshot: Snapshot, author: str, ops: Ops) -> None:
         """Keep a commit, and let go of what is too old or too heavy."""
-        weight = LIGHT * 4
+        weight = _EMPTY
         for op in ops:
-            if type(op[-1]) not in _SMALL:
-                weight += _weigh(op[-1])
+            value = op[-1]
+            if type(value) not in _SMALL:
+                weight += _weigh(value)
         version = snapshot.version
         entries = self._entries
-        entries.append((version, author, ops, time.time(), weight))
-        self._weight += weight
+        entries.append((version, author, ops, _now(), weight))
+        self._weight = total = self._weight + weight
         if not version % MARK_EVERY:
             self._marks.append(snapshot)
-        if self._weight > MOST_WEIGHT or len(entries) > MOST_ENTRIES:
+            self._forget(snapshot)
+        elif total > MOST_WEIGHT:
             self._forget(snapshot)
 
     def _forget(self, newest: Snapshot) -> None:
@@ -119,9 +125,13 @@ class History:
         if marks[0].version < oldest and not entries:
             marks[0] = newest
 
+    def _listed(self) -> list[Entry]:
+        """The commits that count as kept: a few more are there until the next snapshot is kept."""
+        return list(self._entries)[-MOST_ENTRIES:]
+
     def last(self, count: int) -> list[Change]:
         """The newest ``count`` commits, oldest of them first."""
-        entries = list(self._entries)[-count:] if count > 0 else []
+        entries = self._listed()[-count:] if count > 0 else []
         return [Change(version, author, at, tuple(_describe(ops))) for version, author, ops, at, _ in entries]
 
     def snapshot_at(self, version: int, newest: Snapshot) -> Snapshot:
@@ -130,7 +140,7 @@ class History:
         Raises:
             DefinitionError: it is not kept (any more), or does not exist yet.
         """
-        entries, marks = list(self._entries), list(self._marks)
+        entries, marks = self._listed(), list(self._marks)
         oldest = entries[0][0] - 1 if entries else newest.version
         if not max(oldest, marks[0].version) <= version <= newest.version:
             raise DefinitionError(
@@ -147,7 +157,7 @@ class History:
     def differences(self, old: Snapshot, new: Snapshot) -> list[Difference]:
         """What is not the same in two kept versions, at rest."""
         low, high = sorted((old.version, new.version))
-        touched = {op[1]: None for entry in list(self._entries) if low < entry[0] <= high for op in entry[2]}
+        touched = {op[1]: None for entry in self._listed() if low < entry[0] <= high for op in entry[2]}
         found: dict[Path, Difference] = {}
         for path in touched:
             difference = _compare(path, old.root, new.root)
@@ -161,7 +171,7 @@ class History:
         commits: Counter[Path] = Counter()
         authors: dict[Path, Counter[str]] = {}
         shrunk: set[Path] = set()
-        for _, author, ops, _, _ in list(self._entries):
+        for _, author, ops, _, _ in self._listed():
             for path, shrinks in {_container(op, newest.root) for op in ops}:
                 if shrinks:
                     shrunk.add(path)
@@ -181,12 +191,9 @@ def _weigh(value: Any) -> int:
     cls = type(value)
     if cls in _SMALL:
         return LIGHT
-    if cls in (str, bytes, bytearray):
+    if cls in _TEXTS:
         return LIGHT + len(value)
-    size = getattr(value, "nbytes", None)
-    if isinstance(size, int):
-        return LIGHT + size
-    if cls in (list, tuple, set, frozenset, dict) or cls in DICTS or cls in LISTS or cls in SETS:
+    if cls in _MANY:
         items: Iterable[Any] = value.values() if hasattr(value, "values") else value
         looked, total = 0, 0
         for item in items:
@@ -195,6 +202,9 @@ def _weigh(value: Any) -> int:
             if looked == LOOKED_AT:
                 break
         return LIGHT + (total * len(value) // looked if looked else 0)
+    size = getattr(value, "nbytes", None)
+    if isinstance(size, int):
+        return LIGHT + size
     if kind_of(cls) != OBJECT:  # unknown, an enum member, a class: may refer to anything, itself included
         return LIGHT * 4
     return LIGHT + sum(_weigh(item) for item in parts_of(value).values())

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from theus.state.access import Grant, Op
 from theus.state.dicts import MANY
 from theus.state.faces import ListFace
-from theus.state.node import KIND_MAKERS, Node, maker_of
-from theus.state.values import DEQUE, FACE, KINDS, LEAF, LIST, LISTS, MISSING, copy_as, ingest, plain, register
+from theus.state.node import KIND_MAKERS, NOTHING, Node, maker_of
+from theus.state.values import DEQUE, FACE, KINDS, LEAVES, LIST, LISTS, MISSING, copy_as, ingest, plain, register
 from theus.state.versioned import LIMIT, VList
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class ListDraft(ListFace, Node):
         self._key = key
         self._grant = grant
         self._base = base
-        self._reads = set()
+        self._reads = NOTHING
         self._shape = self._deep = self._dirty = False
         tx._nodes.append(self)
         self._known: dict[int, Any] = {}  #: index in the base -> what the user has seen or put there
@@ -85,11 +85,14 @@ class ListDraft(ListFace, Node):
                 return self._tail[index - size]
             raise IndexError("list index out of range")
         value = base[index]
-        if KINDS.get(type(value)) == LEAF:
+        if type(value) in LEAVES:
             grant = self._grant
             if grant is not None and not grant.may_read(index):
                 self._refuse("read", index)
-            self._reads.add(index)
+            if self._reads:
+                self._reads.add(index)
+            else:
+                self._reads = {index}
         else:
             value = self._wrap(index, value)
         self._known[index] = value
@@ -122,7 +125,7 @@ class ListDraft(ListFace, Node):
         base = self._base
         if index < len(base):
             value = base[index]
-            if KINDS.get(type(value)) == LEAF:
+            if type(value) in LEAVES:
                 return value
         return self._load(index)
 
@@ -138,7 +141,7 @@ class ListDraft(ListFace, Node):
                 value = known.get(index, MISSING)
                 if value is MISSING:
                     value = base[index]
-                    if KINDS.get(type(value)) != LEAF:
+                    if type(value) not in LEAVES:
                         value = self._adopt(index, value)
                 own.append(value)
             own += self._tail
@@ -270,7 +273,7 @@ class ListDraft(ListFace, Node):
         if self._tail:
             size = len(self._base)
             values = [
-                value if KINDS.get(type(value)) == LEAF else ingest(value, (*path, size + place), process)
+                value if type(value) in LEAVES else ingest(value, (*path, size + place), process)
                 for place, value in enumerate(self._tail)
             ]
             operations.append(("append", path, values))

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from theus.errors import Path, ScopeError
-from theus.state.access import Grant, Op, Read
+from theus.state.access import Grant, Op
 from theus.state.values import OBJECT, Face, ingest, kind_of, rebuild_tuple
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ def ended(process: str) -> ScopeError:
     )
 
 
+NOTHING: Any = frozenset()  #: in the place of a set of keys that has not been needed yet
+
+
 class Ended:
     """Takes the place of all that a draft refers to after the end: any use of it raises ``ScopeError``."""
 
@@ -74,6 +77,17 @@ for _name in ("bool", "len", "iter", "contains", "getitem", "setitem", "delitem"
 for _name in ("hash", "add", "radd", "sub", "rsub", "iadd", "isub", "call", "index"):
     setattr(Ended, f"__{_name}__", _raise)
 
+ENDS: dict[str, Ended] = {}  #: by process; ``end_of`` fills it
+
+
+def end_of(process: str) -> Ended:
+    """What takes the place of all that the drafts of this process refer to."""
+    if process not in ENDS:
+        if len(ENDS) >= 1000:
+            ENDS.clear()
+        ENDS[process] = Ended(process)
+    return ENDS[process]
+
 
 class Node(Face):
     """One place of the domain in one transaction."""
@@ -85,7 +99,7 @@ class Node(Face):
     _key: Any  #: its place in the parent
     _grant: Grant | None
     _base: Any  #: the value at rest
-    _reads: set[Any]
+    _reads: set[Any]  #: ``NOTHING`` until there is something to record
     _shape: bool
     _deep: bool
     _dirty: bool  #: the process may have changed something at this node itself
@@ -109,8 +123,12 @@ class Node(Face):
 
     def _attached(self) -> bool:
         """Whether this is still a part of the tree: nobody replaced it or anything above it."""
-        parent = self._parent
-        return parent is None or (parent._holds(self._key, self._face()) and parent._attached())
+        node, parent = self, self._parent
+        while parent is not None:
+            if parent._dirty and not parent._holds(node._key, node._face()):
+                return False
+            node, parent = parent, parent._parent
+        return True
 
     # --- reading and writing ---
 
@@ -123,8 +141,15 @@ class Node(Face):
             return maker(self._tx, self, key, None if grant is None else grant.child(key), value)
         if grant is not None and not grant.may_read(key):
             self._refuse("read", key)
-        self._reads.add(key)
+        self._note(key)
         return value
+
+    def _note(self, key: Any) -> None:
+        """Record that ``key`` was read."""
+        if self._reads:
+            self._reads.add(key)
+        else:
+            self._reads = {key}
 
     def _renew(self) -> None:
         """Before a new read: go forward to the newest state if others have committed."""
@@ -157,7 +182,7 @@ class Node(Face):
         grant = self._grant
         if grant is not None and not grant.may_find(key):
             self._refuse("read", key)
-        self._reads.add(key)
+        self._note(key)
 
     def _write(self, key: Any) -> None:
         grant = self._grant
@@ -170,21 +195,6 @@ class Node(Face):
             self._refuse("write")
 
     # --- the end ---
-
-    def _account(self, reads: list[Read], active: set[int]) -> None:
-        """Append what was read here. Comes for the children first; ``active``: those below which something happened.
-
-        A read or write below a place is checked against the replacement of everything above it, so that a place
-        was looked up need only be recorded if nothing below vouches for it.
-        """
-        parent = self._parent
-        if self._reads or self._shape or self._deep:
-            reads.append((self._path(), self._reads, self._shape, self._deep))
-        elif parent is not None and id(self) not in active and not (self._dirty and self._wrote()):
-            parent._reads.add(self._key)
-            return
-        if parent is not None:
-            active.add(id(parent))
 
     def _wrote(self) -> bool:
         """Whether the process changed something at this node itself."""
@@ -235,7 +245,7 @@ class TupleNode(Node):
         self._key = key
         self._grant = grant
         self._base = base
-        self._reads = set()
+        self._reads = NOTHING
         self._shape = self._deep = self._dirty = False
         tx._nodes.append(self)
         self.face = rebuild_tuple(base, [self._wrap(place, part) for place, part in enumerate(base)])
@@ -262,6 +272,6 @@ def make_tuple(tx: Transaction, parent: Node, key: Any, grant: Grant | None, val
     if all(maker_of(type(part)) is None for part in value):
         if grant is not None and not grant.read:
             parent._refuse("read", key)
-        parent._reads.add(key)
+        parent._note(key)
         return value
     return TupleNode(tx, parent, key, grant, value).face

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from theus.state.access import Grant, Op
 from theus.state.faces import SetFace, is_set
-from theus.state.node import KIND_MAKERS, Node
+from theus.state.node import KIND_MAKERS, NOTHING, Node
 from theus.state.values import SET, SETS, copy_as, plain, register
 from theus.state.versioned import LIMIT, VSet
 
@@ -30,7 +30,7 @@ class SetDraft(SetFace, Node):
         self._key = key
         self._grant = grant
         self._base = base
-        self._reads = set()
+        self._reads = NOTHING
         self._shape = self._deep = self._dirty = False
         tx._nodes.append(self)
         self._included: dict[Any, None] = {}
@@ -50,7 +50,7 @@ class SetDraft(SetFace, Node):
             grant = self._grant
             if grant is not None and not grant.may_read(member):
                 self._refuse("read", member)
-            self._reads.add(member)
+            self._note(member)
         return member in self._base
 
     def __len__(self) -> int:
@@ -111,7 +111,7 @@ class SetDraft(SetFace, Node):
         self._write(member)
         if member not in self._included and not self._whole:
             self._renew()
-            self._reads.add(member)  # its presence; ``writes`` grants that
+            self._note(member)  # its presence; ``writes`` grants that
         if not self._inside(member):
             raise KeyError(asked)
         self.discard(member)

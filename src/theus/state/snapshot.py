@@ -49,12 +49,13 @@ _ADVICE = {
 class Snapshot:
     """The state at one version. ``head``: where newer ones are; it does not travel to other processes."""
 
-    __slots__ = ("__weakref__", "head", "root", "version")
+    __slots__ = ("__weakref__", "era", "head", "root", "version")
 
-    def __init__(self, version: int, root: Any, head: Head | None = None) -> None:
+    def __init__(self, version: int, root: Any, head: Head | None = None, era: object = None) -> None:
         self.version = version
         self.root = root  #: at rest
         self.head = head
+        self.era = era  #: lives as long as a snapshot that has it; so the head knows how old the oldest one is
 
     def view(self) -> Any:
         """The whole domain, read-only."""

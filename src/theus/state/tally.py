@@ -26,7 +26,7 @@ class TallyDraft(Face):
         grant = node._grant
         if grant is not None and not grant.may_read(self._name):
             node._refuse("read", self._name)
-        node._reads.add(self._name)
+        node._note(self._name)
         return int(base) + self._delta
 
     def __iadd__(self, other: Any) -> Any:

@@ -28,7 +28,7 @@ import theus.state.sets  # noqa: F401  (they make themselves known as makers of 
 from theus.errors import ContractError, Path
 from theus.state.access import Grant, Op, Ops, Read, Reads
 from theus.state.apply import apply_ops
-from theus.state.node import MAKERS, Ended, Node, ended, maker_of
+from theus.state.node import ENDS, MAKERS, Node, end_of, ended, maker_of
 from theus.state.snapshot import Snapshot
 from theus.state.values import MISSING, OBJECT, kind_of
 
@@ -58,7 +58,6 @@ class Transaction:
     def __init__(
         self,
         snapshot: Snapshot,
-        *,
         process: str = "",
         grant: Grant | None = None,
         violations: list[ContractError] | None = None,
@@ -84,7 +83,8 @@ class Transaction:
         if nodes is None:
             raise ended(self._process)
         root = self._root
-        maker = MAKERS.get(type(root)) or maker_of(type(root))
+        cls = type(root)
+        maker = MAKERS[cls] if cls in MAKERS else maker_of(cls)
         assert maker is not None
         return maker(self, None, None, self._grant, root)
 
@@ -106,14 +106,26 @@ class Transaction:
                 raise ended(self._process)
             return self._kept, self._prior
         self._head = self._kin = None
-        operations: list[Op] = [*self._prior]
+        operations: list[Op] = [*self._prior] if self._prior else []
         for node in nodes:
-            if node._dirty and node._wrote() and (node._parent is None or node._attached()):
+            if node._dirty and (node._parent is None or node._attached()):
                 node._emit(operations)
-        reads: list[Read] = [*self._kept]
-        active: set[int] = set()
-        for node in reversed(nodes):  # children come after their parents in ``nodes``
-            node._account(reads, active)
+        reads: list[Read] = [*self._kept] if self._kept else []
+        # What was read. That a place was looked up need only be recorded if nothing below vouches for it: a read or
+        # write there is checked against the replacement of everything above. Children come after their parents.
+        active: Any = ()  #: ids of those below which something happened
+        for node in reversed(nodes):
+            parent = node._parent
+            if node._reads or node._shape or node._deep:
+                reads.append((() if parent is None else node._path(), node._reads, node._shape, node._deep))
+            elif parent is not None and id(node) not in active and not (node._dirty and node._wrote()):
+                parent._note(node._key)
+                continue
+            if parent is not None:
+                if active:
+                    active.add(id(parent))
+                else:
+                    active = {id(parent)}
         return reads, operations
 
     def close(self) -> None:
@@ -123,7 +135,10 @@ class Transaction:
             return
         self._nodes = None
         if nodes:
-            _end(nodes, self._process)
+            process = self._process
+            end = ENDS[process] if process in ENDS else end_of(process)
+            for node in nodes:
+                node._close(end)
         self._snapshot = self._root = self._head = self._grant = self._kin = None
         self._prior = self._kept = ()
 
@@ -132,7 +147,9 @@ class Transaction:
         if self._nodes:
             self._kept, written = self.finish()
             own = written[len(self._prior) :]
-            _end(self._nodes, self._process)
+            end = end_of(self._process)
+            for node in self._nodes:
+                node._close(end)
             self._nodes = []
             self._root = apply_ops(self._root, own, trial=True)
             self._prior = written
@@ -202,12 +219,6 @@ class Transaction:
         self._snapshot = snapshot
         self._root = snapshot.root
         self.base = snapshot.version
-
-
-def _end(nodes: list[Node], process: str) -> None:
-    end = Ended(process)
-    for node in nodes:
-        node._close(end)
 
 
 def _resolve(nodes: list[Node], root: Any) -> list[Any] | None:

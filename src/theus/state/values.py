@@ -32,6 +32,8 @@ LEAF, DICT, LIST, SET, TUPLE, DEQUE, OBJECT, ARRAY, FACE = range(9)
 
 #: type -> kind; filled as types are met, and by ``register`` for drafts and views
 KINDS: dict[type, int] = dict.fromkeys((type(None), bool, int, float, complex, str, bytes, type, frozenset), LEAF)
+#: those of them that are leaves, for the question that is asked most
+LEAVES: set[type] = set(KINDS)
 #: the types that stand for an ordinary dict, list and set; subclasses keep their own type
 DICTS: set[type] = {dict, VDict}
 LISTS: set[type] = {list, VList}
@@ -44,6 +46,8 @@ def kind_of(cls: type) -> int:
     kind = KINDS.get(cls)
     if kind is None:
         kind = KINDS[cls] = _classify(cls)
+        if kind == LEAF:
+            LEAVES.add(cls)
     return kind
 
 
@@ -132,6 +136,7 @@ def _copier(cls: Any) -> Callable[[Any], Any]:
     new = object.__new__
     if kind_of(cls) != OBJECT:
         return copy.copy  # subclasses of dict, list, set
+    setter_of(cls)
     if is_model(cls):
         return copy.copy
     slots = slots_of(cls)
@@ -158,12 +163,29 @@ def _copier(cls: Any) -> Callable[[Any], Any]:
     return copy_all
 
 
-def set_part(value: Any, name: str, part: Any) -> None:
-    """Set an attribute of an object at rest, past whatever its class does at assignments."""
+#: class of objects -> function(object at rest, name, part) that sets an attribute, past whatever the class does then;
+#: has all classes of which an instance was ever copied
+SETTERS: dict[type, Callable[[Any, str, Any], None]] = {}
+
+
+def setter_of(cls: Any) -> Callable[[Any, str, Any], None]:
+    """The entry of ``SETTERS`` for a class."""
+    setter = SETTERS.get(cls)
+    if setter is None:  # ``setattr`` is the same where the class has no code of its own, and twice as fast
+        setter = SETTERS[cls] = setattr if cls.__setattr__ is object.__setattr__ else _set_attribute
+    return setter
+
+
+def _set_attribute(value: Any, name: str, part: Any) -> None:
     try:
         object.__setattr__(value, name, part)
     except TypeError:  # msgspec before Python 3.12
         getattr(type(value), name).__set__(value, part)
+
+
+def set_part(value: Any, name: str, part: Any) -> None:
+    """Set an attribute of an object at rest."""
+    setter_of(type(value))(value, name, part)
 
 
 def parts_of(value: Any) -> dict[str, Any]:

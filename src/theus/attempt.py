@@ -130,6 +130,7 @@ class Attempts:
         One coroutine and not several: ten thousand calls that wait keep ten thousand of each.
         """
         engine, run = self.engine, self.run
+        store = engine.store
         args, kwargs = given or self._arguments(process, value)
         if value is NOTHING:
             value = None
@@ -140,7 +141,7 @@ class Attempts:
             ticket = self._first_ticket(process, args, kwargs, profile)
         attempt = failures = 0
         kept: dict[str, Any] | None = None
-        in_commit = process.nature == "state" and engine.store is not None
+        in_commit = process.nature == "state" and store is not None
         try:
             while True:
                 attempt += 1
@@ -164,18 +165,27 @@ class Attempts:
                         outcome = Outcome(error=failure)
                     kept = outcome.kept or kept
                 if outcome.error is None and (outcome.ops or outcome.messages or in_commit):
+                    assert store is not None, "only a call with a domain has something to commit"
                     if engine.tickets.any:
                         again, ticket = await self._give_way(process, outcome, ticket, profile)
                         if again:
                             continue
-                    conflict = await self._commit(call, outcome, ticket, in_commit)
-                    while isinstance(conflict, _Behind):  # what the messages write is known only now
-                        ticket = self._queue(process, conflict.paths, ticket)
-                        await self._wait_for(ticket, profile)
-                        conflict = await self._commit(call, outcome, ticket, in_commit)
-                    if conflict is not None:
-                        ticket = self._queue_up(call, outcome, ticket, conflict, profile)
+                    result: Committed | Conflict | None = None
+                    started = 0.0
+                    while result is None and outcome.error is None:
+                        started = time.perf_counter()
+                        try:
+                            result = (await store.commit((self._commit(call, outcome, ticket, in_commit),)))[0]
+                        except _Behind as behind:  # what the messages write is known only now
+                            ticket = self._queue(process, behind.paths, ticket)
+                            await self._wait_for(ticket, profile)
+                        except Exception as failure:
+                            outcome.error = failure
+                    if isinstance(result, Conflict):
+                        ticket = self._queue_up(call, outcome, ticket, result, profile)
                         continue
+                    if result is not None and result.ops and (run.listeners or engine.observers):
+                        self._tell_commit(call, result, time.perf_counter() - started)
                 profile.add(outcome)
                 if not engine.strict:
                     self._observe(call, outcome, profile)
@@ -310,31 +320,14 @@ class Attempts:
 
     # --- the commit ---
 
-    async def _commit(
-        self, call: Call, outcome: Outcome, ticket: Ticket | None, in_commit: bool
-    ) -> Conflict | _Behind | None:
-        """Commit an outcome. None: made, or it failed and the outcome says how."""
-        engine = self.engine
-        store = engine.store
-        assert store is not None, "only a call with a domain has something to commit"
+    def _commit(self, call: Call, outcome: Outcome, ticket: Ticket | None, in_commit: bool) -> Commit:
+        """What is asked of the store for an outcome."""
         ops = outcome.ops
         # A sender that wrote nothing itself is serialized at its snapshot, whatever it read.
         commit = Commit(outcome.base, outcome.reads if ops else (), ops, call.process.name)
-        if outcome.messages or in_commit or engine.invariants:
+        if outcome.messages or in_commit or self.engine.invariants:
             commit.complete = self._completion(call, outcome, ticket, in_commit)
-        started = time.perf_counter() if self.listening else 0.0
-        try:
-            result = (await store.commit((commit,)))[0]
-        except _Behind as behind:
-            return behind
-        except Exception as error:
-            outcome.error = error
-            return None
-        if isinstance(result, Conflict):
-            return result
-        if started and result.ops:
-            self._tell_commit(call, result, time.perf_counter() - started)
-        return None
+        return commit
 
     def _completion(
         self, call: Call, outcome: Outcome, ticket: Ticket | None, in_commit: bool

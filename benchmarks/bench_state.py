@@ -81,7 +81,7 @@ OPERATIONS: list[Callable[[Domain], None]] = [nothing, read, increment, tally, a
 
 
 def transact(head: Head, body: Callable[[Any], None], grant: Grant | None = None) -> None:
-    tx = Transaction(head.snapshot, process="bench", grant=grant)
+    tx = Transaction(head.snapshot, "bench", grant)
     body(tx.domain)
     reads, ops = tx.finish()
     head.commit(Commit(tx.base, reads, ops, "bench"))
@@ -89,7 +89,7 @@ def transact(head: Head, body: Callable[[Any], None], grant: Grant | None = None
 
 
 def untouched(head: Head) -> None:
-    tx = Transaction(head.snapshot, process="bench")
+    tx = Transaction(head.snapshot, "bench")
     tx.finish()
     tx.close()
 

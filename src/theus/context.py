@@ -241,7 +241,7 @@ class Context(Generic[D]):
             violations: list[ContractError] | None = None
             if not call.strict:
                 self._outcome.violations = violations = []
-            transaction = Transaction(call.snapshot, process=process.name, grant=grant_of(call), violations=violations)
+            transaction = Transaction(call.snapshot, process.name, grant_of(call), violations)
             _set_transaction(self, transaction)
         domain: D = transaction.domain
         _set_domain(self, domain)

@@ -359,6 +359,21 @@ def test_the_tree_of_written_paths_stays_small() -> None:
     assert len(session.head._eras) < 100
 
 
+@pytest.mark.parametrize("before", range(0, 20, 3))
+def test_a_held_snapshot_keeps_its_versions_whenever_it_was_taken(before: int) -> None:
+    session = Session({"d": {}, "n": 0})
+    for i in range(before):
+        session.run(lambda d, i=i: d.__setitem__("n", i))  # type: ignore[misc]
+    good, bad = session.fixed("good"), session.fixed("bad")
+    assert (len(good.domain["d"]), bad.domain["n"]) == (0, max(0, before - 1))
+    good.domain["seen"] = bad.domain["seen"] = 1
+    for i in range(2000):  # as many places as lead to a sweep
+        session.run(lambda d, i=i: d.__setitem__(f"key {i}", i))  # type: ignore[misc]
+    session.run(lambda d: d.__setitem__("n", -1), "other")
+    assert session.end(bad) == Conflict(("n",), "other")
+    assert isinstance(session.end(good), Committed)
+
+
 def test_a_held_snapshot_is_validated_exactly() -> None:
     session = Session(D())
     good, bad = session.fixed("good"), session.fixed("bad")

@@ -619,3 +619,24 @@ def test_untouched_is_empty() -> None:
     tx.close()
     tx.close()
     assert isinstance(tx, Transaction)
+
+
+def test_a_method_that_replaces_the_dict() -> None:
+    @dataclass
+    class Pair:
+        a: int = 0
+        b: int = 0
+
+        def become(self, a: int, b: int) -> None:
+            self.__dict__ = {"a": a, "b": b}
+
+    session = Session(Pair())
+
+    def body(pair: Pair) -> None:
+        pair.a += 1
+        pair.become(7, 8)
+        assert (pair.a, pair.b) == (7, 8)
+        pair.b += 1
+
+    session.run(body)
+    assert session.state == Pair(7, 9)

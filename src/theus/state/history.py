@@ -2,8 +2,8 @@
 
 Kept are the operations of each commit and, of every sixteenth, the snapshot; a version in between is the snapshot
 before it with the operations applied for trial. (A snapshot of every commit would keep 256 versions of each big
-container readable, and cost more than the commit.) Entries are let go of, oldest first, as soon as there are more
-than 256 or what they wrote weighs more than 4 MiB, estimated. A commit that is heavier by itself is not kept: a
+container readable, and cost more than the commit.) Entries are let go of, oldest first, as soon as what they wrote
+weighs more than 4 MiB, estimated, and when a snapshot is kept, if there are more than 256 by then. A commit that is heavier by itself is not kept: a
 state that replaces a gigabyte at each step holds one gigabyte, not two.
 
 Two versions are compared only where something was written between them, so the price follows the changes and not
@@ -125,13 +125,9 @@ class History:
         if marks[0].version < oldest and not entries:
             marks[0] = newest
 
-    def _listed(self) -> list[Entry]:
-        """The commits that count as kept: a few more are there until the next snapshot is kept."""
-        return list(self._entries)[-MOST_ENTRIES:]
-
     def last(self, count: int) -> list[Change]:
         """The newest ``count`` commits, oldest of them first."""
-        entries = self._listed()[-count:] if count > 0 else []
+        entries = list(self._entries)[-min(count, MOST_ENTRIES) :] if count > 0 else []
         return [Change(version, author, at, tuple(_describe(ops))) for version, author, ops, at, _ in entries]
 
     def snapshot_at(self, version: int, newest: Snapshot) -> Snapshot:
@@ -140,8 +136,8 @@ class History:
         Raises:
             DefinitionError: it is not kept (any more), or does not exist yet.
         """
-        entries, marks = self._listed(), list(self._marks)
-        oldest = entries[0][0] - 1 if entries else newest.version
+        entries, marks = list(self._entries), list(self._marks)
+        oldest = entries[-MOST_ENTRIES:][0][0] - 1 if entries else newest.version
         if not max(oldest, marks[0].version) <= version <= newest.version:
             raise DefinitionError(
                 f"version {version} is not kept: the history goes from {max(oldest, marks[0].version)} to {newest.version} "
@@ -157,7 +153,7 @@ class History:
     def differences(self, old: Snapshot, new: Snapshot) -> list[Difference]:
         """What is not the same in two kept versions, at rest."""
         low, high = sorted((old.version, new.version))
-        touched = {op[1]: None for entry in self._listed() if low < entry[0] <= high for op in entry[2]}
+        touched = {op[1]: None for entry in list(self._entries) if low < entry[0] <= high for op in entry[2]}
         found: dict[Path, Difference] = {}
         for path in touched:
             difference = _compare(path, old.root, new.root)
@@ -171,7 +167,7 @@ class History:
         commits: Counter[Path] = Counter()
         authors: dict[Path, Counter[str]] = {}
         shrunk: set[Path] = set()
-        for _, author, ops, _, _ in self._listed():
+        for _, author, ops, _, _ in list(self._entries):
             for path, shrinks in {_container(op, newest.root) for op in ops}:
                 if shrinks:
                     shrunk.add(path)

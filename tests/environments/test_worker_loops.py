@@ -127,7 +127,7 @@ def test_a_busy_loop_does_not_hold_up_another(in_hand):
         else:
             await pending
         stuck.set()
-        free.wait(LIMIT)
+        assert free.wait(LIMIT), "the other loop had to wait for this one"
         return await pending
 
     async def other(environment):

@@ -16,7 +16,7 @@ A job (one call)::
 
     queued ──sent──> waits in the worker ──first in line──> runs ──DONE, FAILED──> settled
       ^                     │                                │
-      └───── RETURNED ──────┘                                ├── timeout or cancel: STOP, 0.1 s later SIGKILL
+      └───── RETURNED ──────┘                                ├── timeout or cancel: STOP, 0.2 s later SIGKILL
                                                              └── the worker dies: EnvironmentBroken
 
 Short calls are sent ahead: a worker may hold a few that wait for their turn, so that it need not wait for us between
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from theus.environments.worker_process import WorkerProcess
     from theus.protocols import Call
 
-POLITE = 0.1  #: seconds that an interrupted body has to unwind before its process is killed
+POLITE = 0.2  #: seconds that an interrupted body has to unwind before its process is killed
 LOADING = 60.0  #: seconds on top of its timeout that a process's first call in a worker has, to import its modules
 AHEAD = 8  #: calls that a worker may hold, the one that runs included
 _ROUNDS = 16  # reads in a row for one worker before others have their turn

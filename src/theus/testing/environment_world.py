@@ -324,6 +324,29 @@ async def _hang_async(started: str, freed: str) -> None:
     await asyncio.Event().wait()
 
 
+@contextlib.contextmanager
+def _marking(name: str) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        _touch(name)
+
+
+@process
+def _hold(ctx: Context[Any], started: str, closed: str) -> None:
+    ctx.local.enter(_marking(closed))
+    _touch(started)
+    while True:
+        time.sleep(0.001)
+
+
+@process
+async def _hold_async(ctx: Context[Any], started: str, closed: str) -> None:
+    ctx.local.enter(_marking(closed))
+    _touch(started)
+    await asyncio.Event().wait()
+
+
 @process(timeout=0.2)
 def _hang_limited(started: str, freed: str) -> None:
     _hang(started, freed)
@@ -381,6 +404,7 @@ PROCESSES: dict[str, dict[str, Process[Any, Any]]] = {
         "once": _once,
         "exit": _exit,
         "hang": _hang,
+        "hold": _hold,
         "hang_limited": _hang_limited,
     },
     "async": {
@@ -398,6 +422,7 @@ PROCESSES: dict[str, dict[str, Process[Any, Any]]] = {
         "once": _once_async,
         "exit": _exit_async,
         "hang": _hang_async,
+        "hold": _hold_async,
         "hang_limited": _hang_limited_async,
     },
 }

@@ -45,12 +45,12 @@ __all__ = ["CANNOT", "CHECKS", "RESOURCES", "Check", "EngineStub", "check_enviro
 
 Make = Callable[[], Environment]
 
-#: What an environment cannot do, by name: run `def` or `async def`, end a call in time, kill a body that does not end,
-#: run it apart from its caller.
+#: What an environment cannot do, by name: run `def` or `async def`, end a call in time, stop its body, kill a body that
+#: does not want to end, run it apart from its caller.
 CANNOT = {
-    "inline": {"async", "timeout", "cancel", "kill", "apart"},
+    "inline": {"async", "timeout", "cancel", "stop", "kill", "apart"},
     "loop": {"def", "kill", "apart"},
-    "thread": {"async", "kill"},
+    "thread": {"async", "stop", "kill"},
 }
 
 
@@ -259,6 +259,16 @@ async def cancel_ends_the_call(kit: Kit) -> None:
     assert await kit.value("add", 1) == 111
 
 
+async def stopping_closes_local(kit: Kit) -> None:
+    """A body that is cancelled unwinds: what it entered is closed before the cancel is over."""
+    started, ended = kit.folder / "started", kit.folder / "closed"
+    task = asyncio.ensure_future(kit.run("hold", str(started), str(ended)))
+    await until(started.exists)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert ended.exists()
+
+
 async def stubborn_body_is_killed(kit: Kit) -> None:
     """Also a body that never ends and swallows everything is ended by its timeout."""
     (error,) = await asyncio.gather(kit.environment.run(make_call(spin_for_ever)), return_exceptions=True)
@@ -346,6 +356,7 @@ CHECKS: tuple[Check, ...] = tuple(
         (capacity_is_respected,),
         (timeout_ends_the_call, "timeout"),
         (cancel_ends_the_call, "cancel"),
+        (stopping_closes_local, "cancel", "stop"),
         (stubborn_body_is_killed, "def", "kill"),
         (several_loops_share_it,),
         (stops_more_than_once,),

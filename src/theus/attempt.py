@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from theus.environments.runner import execute_message, open_source
+from theus.environments.runner import execute, open_source
 from theus.errors import CallTimeout, EnvironmentBroken, InvariantViolated, LimitExceeded, NotTransferable, Path
 from theus.nature import SAMPLE
 from theus.portal import Exiting
@@ -342,7 +342,7 @@ class Attempts:
             done = 0
             while pending:
                 message = pending.popleft()
-                answer = execute_message(message, transaction)
+                answer = execute(message, within=transaction)
                 if answer.error is not None:
                     raise answer.error if isinstance(answer.error, Exception) else Exiting(answer.error)
                 if message is call:

@@ -30,8 +30,12 @@ if TYPE_CHECKING:
     from theus.state.transaction import Transaction
 
 
-def execute(call: Call, *, measure_cpu: bool = False) -> Outcome:
-    """Run a ``def`` process to its end."""
+def execute(call: Call, *, measure_cpu: bool = False, within: Transaction | None = None) -> Outcome:
+    """Run a ``def`` process to its end.
+
+    ``within``: a commit that is being made, for a message to state: it holds the newest state and takes over what
+    the process writes.
+    """
     outcome = Outcome()
     context: Context[Any] = Context(call, outcome)
     process = call.process
@@ -39,6 +43,8 @@ def execute(call: Call, *, measure_cpu: bool = False) -> Outcome:
     cpu = thread_time() if measure_cpu else 0.0
     started = perf_counter()
     try:
+        if within is not None:
+            context.join(within)
         try:
             if process.takes_context:
                 value = process.fn(context, *call.args, **call.kwargs)
@@ -51,6 +57,8 @@ def execute(call: Call, *, measure_cpu: bool = False) -> Outcome:
         if context._local is not None:
             close_local(context._local, None)
         context.hand_over(value)
+        if within is not None:
+            within.replay(outcome.ops)
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         outcome.error = error
     finally:
@@ -88,43 +96,6 @@ async def execute_async(call: Call) -> Outcome:
         if context._local is not None:
             await aclose_local(context._local, None)
         context.hand_over(value)
-    except (Exception, SystemExit, KeyboardInterrupt) as error:
-        outcome.error = error
-    finally:
-        outcome.wall = perf_counter() - started
-        if call.kept is not None:
-            outcome.kept = call.kept
-        context.close()
-        current.reset(token)
-    try:
-        return outcome
-    finally:
-        value = None
-        del outcome, context, call
-
-
-def execute_message(call: Call, transaction: Transaction) -> Outcome:
-    """Run a state process inside a commit: ``transaction`` holds the newest state and takes over what it writes."""
-    outcome = Outcome()
-    context: Context[Any] = Context(call, outcome)
-    process = call.process
-    token = current.set(context)
-    started = perf_counter()
-    try:
-        context.join(transaction)
-        try:
-            if process.takes_context:
-                value = process.fn(context, *call.args, **call.kwargs)
-            else:
-                value = process.fn(*call.args, **call.kwargs)
-        except BaseException as error:
-            if context._local is not None:
-                close_local(context._local, error)
-            raise
-        if context._local is not None:
-            close_local(context._local, None)
-        context.hand_over(value)
-        transaction.replay(outcome.ops)
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         outcome.error = error
     finally:

@@ -29,7 +29,21 @@ LAYERS: list[set[str]] = [
 ]
 APART = {("stores", "environments"), ("environments", "stores")}  # a commit happens in one place
 LAZY = {("theus.engine", "theus.observe.progress")}  # loaded on first use: the one exception
-FAR = {"theus.environments", "theus.environments.runner"}  # with layers 0 to 2, what a worker loads
+FAR = {"theus.environments"} | {
+    f"theus.environments.{name}"
+    for name in (
+        "runner",
+        "far",
+        "far_book",
+        "far_control",
+        "far_host",
+        "faults",
+        "parcel",
+        "changes",
+        "surroundings",
+        "wire",
+    )
+}  # with layers 0 to 2, what a worker loads
 NEWER = {"annotationlib", "_interpreters", "_interpqueues"}  # standard library after Python 3.11
 
 

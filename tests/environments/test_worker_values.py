@@ -15,29 +15,38 @@ from value_bodies import Basket, Color, Point
 from worker_tools import call, nothing_left, run_program, workers
 
 from theus.environments.book import Book
+from theus.environments.worker import WorkerEnvironment
 from theus.errors import ContractError, NotTransferable
 from theus.processes import Process, process
 from theus.state.head import Head
-from theus.testing.environment_world import EngineStub, Shop, make_call
+from theus.testing.environment_world import RESOURCES, EngineStub, Shop, make_call
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def clean():
     with nothing_left():
         yield
 
 
-def run(main, **options):
-    """Run a coroutine function with a worker environment of one worker."""
+@pytest.fixture(scope="module")
+def run(clean):
+    """Run a coroutine function with a worker environment: the one for all tests, or with options one of its own."""
+    shared = WorkerEnvironment(1, resources=RESOURCES)
 
-    async def whole():
-        async with workers(1, **options) as environment:
-            return await main(environment)
+    def run(main, **options):
+        async def whole():
+            if not options:
+                return await main(shared)
+            async with workers(1, **options) as environment:
+                return await main(environment)
 
-    return asyncio.run(whole())
+        return asyncio.run(whole())
+
+    yield run
+    asyncio.run(shared.stop(2.0))
 
 
-def test_every_kind_of_function():
+def test_every_kind_of_function(run):
     async def main(environment):
         async def gives(function, *args):
             return await call(environment, function, *args)
@@ -60,7 +69,7 @@ def test_every_kind_of_function():
     run(main)
 
 
-def test_values_are_the_same_and_of_the_same_class():
+def test_values_are_the_same_and_of_the_same_class(run):
     local = bodies.make_class()
 
     async def main(environment):
@@ -88,7 +97,7 @@ def test_values_are_the_same_and_of_the_same_class():
     run(main)
 
 
-def test_what_is_made_there_comes_back_by_value():
+def test_what_is_made_there_comes_back_by_value(run):
     async def main(environment):
         function, there = await call(environment, bodies.make_there)
         assert function(1) == 2
@@ -98,7 +107,7 @@ def test_what_is_made_there_comes_back_by_value():
     run(main)
 
 
-def test_arrays_cross_out_of_band():
+def test_arrays_cross_out_of_band(run):
     numpy = pytest.importorskip("numpy")
 
     async def main(environment):
@@ -124,7 +133,7 @@ def test_a_frame_has_only_so_many_buffers(monkeypatch):
     assert all((a == b).all() for a, b in zip(book.open(parcel), many, strict=True))
 
 
-def test_a_function_that_changed_is_sent_again():
+def test_a_function_that_changed_is_sent_again(run):
     factor = 2
     table = {"plus": 1}
 
@@ -154,7 +163,7 @@ def test_a_function_that_changed_is_sent_again():
     run(main)
 
 
-def test_definitions_are_sent_once_and_dropped_with_their_function():
+def test_definitions_are_sent_once_and_dropped_with_their_function(run):
     async def main(environment):
         pool, book = environment._pool, environment._book
         for n in range(50):
@@ -178,7 +187,7 @@ def test_definitions_are_sent_once_and_dropped_with_their_function():
     run(main)
 
 
-def test_only_what_the_contract_names_crosses():
+def test_only_what_the_contract_names_crosses(run):
     class Unpicklable:
         def __reduce__(self):
             raise TypeError("must not cross")
@@ -215,7 +224,7 @@ def test_only_what_the_contract_names_crosses():
     run(main)
 
 
-def test_the_place_that_cannot_cross_is_named():
+def test_the_place_that_cannot_cross_is_named(run):
     lock = threading.Lock()
 
     def closes_over():
@@ -261,7 +270,7 @@ def test_the_place_that_cannot_cross_is_named():
     run(main)
 
 
-def test_context_variables_cross_if_they_can():
+def test_context_variables_cross_if_they_can(run):
     bodies.USER.set("ann")
 
     async def main(environment):
@@ -285,7 +294,7 @@ class _Records(logging.Handler):
 
 
 @pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO, logging.ERROR])
-def test_log_records_arrive_here(level):
+def test_log_records_arrive_here(level, run):
     handler = _Records()
     bodies.log.addHandler(handler)
 
@@ -312,7 +321,7 @@ def test_log_records_arrive_here(level):
         assert "lock" in records[-2].odd_one
 
 
-def test_paths_and_directory_follow(tmp_path, monkeypatch):
+def test_paths_and_directory_follow(tmp_path, monkeypatch, run):
     (tmp_path / "answer_module.py").write_text("ANSWER = 42")
 
     async def main(environment):
@@ -325,17 +334,17 @@ def test_paths_and_directory_follow(tmp_path, monkeypatch):
     run(main)
 
 
-def test_print_and_warnings_reach_the_terminal(capfd):
+def test_print_and_warnings_reach_the_terminal(capfd, run):
     async def main(environment):
         await call(environment, bodies.warn)
 
-    run(main)
+    run(main, resources={})  # one that has this test's stdout
     out, err = capfd.readouterr()
     assert "printed in the worker" in out
     assert "UserWarning: from the worker" in err
 
 
-def test_resources_that_cannot_cross():
+def test_resources_that_cannot_cross(run):
     lock = threading.Lock()
 
     async def main(environment):

@@ -179,6 +179,8 @@ class Attempts:
                         except _Behind as behind:  # what the messages write is known only now
                             ticket = self._queue(process, behind.paths, ticket)
                             await self._wait_for(ticket, profile)
+                        except Exiting as carried:
+                            outcome.error = carried.error
                         except Exception as failure:
                             outcome.error = failure
                     if isinstance(result, Conflict):
@@ -334,10 +336,10 @@ class Attempts:
     ) -> Callable[[Transaction], None]:
         """What is done inside the commit: the messages and the messages they send, in order, then the invariants."""
         engine = self.engine
-        emits = outcome.emits
+        emits, violations = outcome.emits, outcome.violations
 
         def complete(transaction: Transaction) -> None:
-            said = [*emits]
+            said, broken = [*emits], [*violations]
             pending = deque([call] if in_commit else self._messages(call, outcome))
             done = 0
             while pending:
@@ -348,6 +350,7 @@ class Attempts:
                 if message is call:
                     outcome.value, outcome.wall = answer.value, answer.wall
                 said += answer.emits
+                broken += answer.violations
                 pending.extend(self._messages(call, answer))
                 done += 1
                 if done > MOST_MESSAGES:
@@ -362,7 +365,7 @@ class Attempts:
                 blocked = engine.tickets.in_the_way(paths, ticket)
                 if blocked is not None:
                     raise _Behind({*paths, blocked})
-            outcome.emits = said
+            outcome.emits, outcome.violations = said, broken
 
         return complete
 

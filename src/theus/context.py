@@ -238,14 +238,19 @@ class Context(Generic[D]):
             )
         transaction = self._transaction
         if transaction is None:
-            violations: list[ContractError] | None = None
-            if not call.strict:
-                self._outcome.violations = violations = []
-            transaction = Transaction(call.snapshot, process.name, grant_of(call), violations)
+            transaction = Transaction(call.snapshot, process.name, grant_of(call), self._tolerated(call))
             _set_transaction(self, transaction)
         domain: D = transaction.domain
         _set_domain(self, domain)
         return domain
+
+    def _tolerated(self, call: Call) -> list[ContractError] | None:
+        """Where what breaks the contract is noted; None: it is raised."""
+        if call.strict:
+            return None
+        violations: list[ContractError] = []
+        self._outcome.violations = violations
+        return violations
 
     # --- for the engine ---
 
@@ -285,16 +290,18 @@ class Context(Generic[D]):
     def join(self, transaction: Transaction) -> None:
         """Work on a part of a commit that is being made: for a message to state."""
         call = self._open("domain")
-        _set_transaction(self, transaction.nested(process=call.process.name, grant=grant_of(call)))
+        _set_transaction(
+            self,
+            transaction.nested(process=call.process.name, grant=grant_of(call), violations=self._tolerated(call)),
+        )
 
     def close(self) -> None:
         """End the call: whoever still holds the context, a draft or the local gets an error that says so."""
         call = self._call
         if not isinstance(call, str):
             _set_call(self, call.process.name)
-            _set_outcome(
-                self, None
-            )  # or error -> traceback -> body's frame -> ctx -> outcome -> error would be a cycle
+            # Or error -> traceback -> body's frame -> ctx -> outcome -> error would be a cycle.
+            _set_outcome(self, None)
             if self._transaction is not None:
                 self._transaction.close()
 

@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 D = TypeVar("D")
 I = TypeVar("I")  # noqa: E741
 O = TypeVar("O")  # noqa: E741
-T = TypeVar("T")
 
 log = logging.getLogger("theus")
 

@@ -32,7 +32,6 @@ class Profile:
     rivals: Counter[tuple[str, str]] = field(default_factory=Counter)  #: (path, process that changed it) -> conflicts
     waited: float = 0.0  #: seconds in queues for contended paths
     wall: float = 0.0
-    wall_max: float = 0.0
     cpu: float = 0.0
     cpu_calls: int = 0  #: how many calls the CPU time was measured for
     cpu_wall: float = 0.0  #: the wall time of those
@@ -48,8 +47,6 @@ class Profile:
         self.calls += 1
         wall = outcome.wall
         self.wall += wall
-        if wall > self.wall_max:
-            self.wall_max = wall
         if outcome.error is not None:
             self.failures += 1
         if outcome.cpu is not None:

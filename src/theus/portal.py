@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Exiting(Exception):
-    """Carries ``SystemExit`` out of tasks and threads to the door; raised on a loop as it is, it would end the loop."""
+    """Carries ``SystemExit`` or ``KeyboardInterrupt`` out of tasks to the door: raised on a loop they would end it."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__()

@@ -226,8 +226,7 @@ class Stream:
 
     def close(self) -> None:
         """Cancel the run if it still goes on."""
-        if not self.run.done():
-            self.run.cancel()
+        self.run.cancel()
 
     def __enter__(self) -> Stream:
         return self

@@ -59,6 +59,25 @@ def test_without_strict_it_is_reported_once_and_let_through(caplog):
     assert "stock.tea" in caplog.text
 
 
+@process(nature="state", writes=["total"])
+def oversteps(ctx: Context[Shop]) -> None:
+    ctx.domain.orders.append("undeclared")
+
+
+def test_without_strict_a_message_is_let_through_and_reported_too():
+    @process
+    def sends(ctx):
+        ctx.send(oversteps)
+
+    events = []
+    with Engine(Shop(), strict=False, observers=[events.append]) as engine:
+        engine.run(sends)
+        engine.run(oversteps)
+        assert engine.state.orders == ["undeclared"] * 2
+    broken = [event for event in events if isinstance(event, ContractBroken)]
+    assert [(event.process, event.path) for event in broken] == [("oversteps", "orders")] * 2
+
+
 def test_proposed_contracts_fit():
     @process
     def place(ctx, sku, user):

@@ -159,6 +159,25 @@ def test_what_only_grows_is_named_with_who_grows_it(engine):
     assert str(grown["orders"]) == "orders: 10 entries, +10 in 10 commits by place, never fewer"
 
 
+def test_a_list_that_was_ever_shorter_does_not_only_grow(engine):
+    @process
+    def insert_first(ctx):
+        ctx.domain.orders.insert(0, "first")
+
+    @process
+    def pop(ctx):
+        ctx.domain.orders.pop()
+
+    for _ in range(10):
+        engine.run(place, "tea")
+    engine.run(insert_first)
+    assert [growth.path for growth in engine.growth()] == ["orders", "seen"]
+    assert engine.growth()[0].added == 11
+    engine.run(pop)
+    engine.run(place, "tea")
+    assert [growth.path for growth in engine.growth()] == ["seen"]
+
+
 def test_big_containers_are_restored_too():
     @process
     def change(ctx, n):

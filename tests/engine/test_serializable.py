@@ -379,6 +379,25 @@ def test_messages_and_blocks_wait_behind_tickets_too(kind):
     assert max(asyncio.run(main())) <= 3
 
 
+@process(nature="state")
+def leave(ctx: Context[Bank], tries: list[int]) -> None:
+    tries.append(1)
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize("kind", ["message", "state process"])
+def test_what_ends_a_program_is_not_tried_again(kind):
+    @process(retries=3)
+    def sends(ctx, tries):
+        ctx.send(leave, tries=tries)
+
+    tries: list[int] = []
+    target = sends if kind == "message" else process(nature="state", retries=3)(leave.fn)
+    with Engine(Bank()) as engine, pytest.raises(SystemExit):
+        engine.run(target, tries)
+    assert len(tries) == 1
+
+
 def test_a_message_keeps_its_own_contract():
     from theus import ContractError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import threading
 import pytest
 
 from theus import CallTimeout, Engine, EnvironmentBroken, each, parallel, process
+from theus.environments.thread import ThreadEnvironment
 from theus.testing import FakeClock
 
 
@@ -86,6 +88,32 @@ def test_a_thread_is_let_go_of_when_its_time_is_over():
         release.set()
         assert engine.run(each(lambda n: n), [1]) == [1]
         assert engine.state == {}
+
+
+def test_a_call_that_is_cancelled_in_line_for_a_thread_never_begins():
+    started, release, ran = threading.Event(), threading.Event(), []
+
+    def hold():
+        started.set()
+        release.wait(30)
+
+    async def main():
+        threads = ThreadEnvironment(FakeClock(), capacity=1)
+        first = asyncio.ensure_future(threads.call(hold))
+        await asyncio.to_thread(started.wait, 30)
+        second = asyncio.ensure_future(threads.call(ran.append, 1))
+        await asyncio.sleep(0)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        release.set()
+        await first
+        await threads.call(int)  # the one thread has come past what was cancelled
+        assert threads.abandoned == 0
+        await threads.stop(1)
+
+    asyncio.run(main())
+    assert ran == []
 
 
 SCRIPT = """

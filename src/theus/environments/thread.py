@@ -48,8 +48,7 @@ class ThreadEnvironment:
 
     async def run(self, call: Call) -> Outcome:
         work = self.call(_measured, call)
-        outcome = await (work if call.process.timeout is None else within(self._clock, call, work, LET_GO))
-        return outcome
+        return await (work if call.process.timeout is None else within(self._clock, call, work, LET_GO))
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
         """Run any function in a thread, with the caller's context variables. Cancelling lets go of it; it runs on."""
@@ -83,7 +82,7 @@ class ThreadEnvironment:
             answer.set_result(value)
         elif isinstance(error, (Exception, asyncio.CancelledError)):
             answer.set_exception(error)
-        else:  # a KeyboardInterrupt or SystemExit of a source, raised on the loop, would end it
+        else:  # raised on the loop, a source's KeyboardInterrupt or SystemExit would end it
             answer.set_exception(RuntimeError(f"{type(error).__name__} was raised in a thread: {error}"))
 
     def _submit(self, job: Callable[[], None], *, nested: bool) -> None:
@@ -136,7 +135,8 @@ def _run(box: list[Any]) -> None:
     box.clear()
     value = error = None
     try:
-        value = context.run(function, *args)
+        if not answer.cancelled():  # given up while it stood in line: then it never begins
+            value = context.run(function, *args)
     except BaseException as failure:
         error = failure
     box += (answer, value, error)

@@ -167,10 +167,21 @@ class History:
         commits: Counter[Path] = Counter()
         authors: dict[Path, Counter[str]] = {}
         shrunk: set[Path] = set()
+        lengths: dict[Path, int] = {}  #: of lists, as the operations pass: a rewritten one may have got shorter
         for _, author, ops, _, _ in list(self._entries):
-            for path, shrinks in {_container(op, newest.root) for op in ops}:
+            touched: set[Path] = set()
+            for op in ops:
+                path, shrinks = _container(op, newest.root)
+                if op[0] == "append":
+                    lengths[path] = lengths.get(path, _size(path, before) or 0) + len(op[2])
+                elif op[0] == "set" and path == op[1]:
+                    known = lengths.get(path, _size(path, before) or 0)
+                    shrinks = type(op[2]) not in LISTS or len(op[2]) < known
+                    lengths[path] = len(op[2])
                 if shrinks:
                     shrunk.add(path)
+                touched.add(path)
+            for path in touched:
                 commits[path] += 1
                 authors.setdefault(path, Counter())[author] += 1
         found = []

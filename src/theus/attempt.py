@@ -44,6 +44,7 @@ from theus.protocols import (
     Emitted,
     Event,
     Outcome,
+    Refused,
     Reported,
     StateCommitted,
 )
@@ -170,12 +171,14 @@ class Attempts:
                         again, ticket = await self._give_way(process, outcome, ticket, profile)
                         if again:
                             continue
-                    result: Committed | Conflict | None = None
+                    result: Committed | Conflict | Refused | None = None
                     started = 0.0
                     while result is None and outcome.error is None:
                         started = time.perf_counter()
                         try:
-                            result = (await store.commit((self._commit(call, outcome, ticket, in_commit),)))[0]
+                            result = await store.commit(
+                                self._commit(call, outcome, ticket, in_commit), blocking=run.blocking
+                            )
                         except _Behind as behind:  # what the messages write is known only now
                             ticket = self._queue(process, behind.paths, ticket)
                             await self._wait_for(ticket, profile)
@@ -186,7 +189,7 @@ class Attempts:
                     if isinstance(result, Conflict):
                         ticket = self._queue_up(call, outcome, ticket, result, profile)
                         continue
-                    if result is not None and result.ops and (run.listeners or engine.observers):
+                    if type(result) is Committed and result.ops and (run.listeners or engine.observers):
                         self._tell_commit(call, result, time.perf_counter() - started)
                 profile.add(outcome)
                 if not engine.strict:

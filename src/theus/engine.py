@@ -488,7 +488,7 @@ class Engine(Generic[D]):
             commit = Commit(newest.version, reads, restoring(changes), f"engine.restore({version})")
             if self.invariants:
                 commit.complete = functools.partial(check_invariants, self.invariants)
-            answer = drive(store.commit((commit,)))[0]
+            answer = drive(store.commit(commit, blocking=True))
             if isinstance(answer, Committed):
                 return answer.version
 

@@ -29,9 +29,18 @@ Version = int  #: counts commits; 0 is the state that the engine was made with
 # --- state -----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A named piece of data that is kept beside the state and changed by commits: a run, a step of it, a signal."""
+
+    kind: str  #: ``"run"``, ``"step"``, ``"signal"``, ...
+    key: str  #: unique within the kind
+    value: bytes | None  #: None: there is none (any more)
+
+
 @dataclass(slots=True)
 class Commit:
-    """One request to change the state, all or nothing."""
+    """One request to change the state and the records beside it, all or nothing."""
 
     base: Version  #: the version that ``reads`` were made on
     reads: Reads
@@ -41,6 +50,8 @@ class Commit:
     #: writes there belongs to the same commit, and if it raises, nothing is committed and that error comes out.
     #: Messages to state and invariants run here.
     complete: Callable[[Transaction], None] | None = None
+    records: Sequence[Record] = ()  #: what they are to be
+    expected: Sequence[Record] = ()  #: what records must be at that moment; else the answer is ``Refused``
 
 
 @dataclass(slots=True)
@@ -49,6 +60,7 @@ class Committed:
 
     version: Version
     ops: Ops
+    records: Sequence[Record] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +71,18 @@ class Conflict:
     author: str  #: the process that changed it, if known
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A record was not what the commit expected; nothing was committed."""
+
+    record: Record  #: as it is
+
+
 class Store(Protocol):
-    """Where the one state lives. Safe to use from any thread and any loop."""
+    """Where the one state lives. Safe to use from any thread and any loop.
+
+    ``open``, ``records`` and ``close`` may block; the engine calls them off the loop.
+    """
 
     @property
     def snapshot(self) -> Snapshot:
@@ -70,13 +92,24 @@ class Store(Protocol):
     def history(self) -> History:
         """The last commits, as far as they are kept."""
 
-    async def open(self) -> Snapshot:
-        """Get ready for use; gives the state as it is stored."""
+    def open(self) -> Snapshot:
+        """Get ready for use, once; gives the state as it is stored. ``snapshot`` does it if nobody did."""
 
-    async def commit(self, batch: Sequence[Commit]) -> Sequence[Committed | Conflict]:
-        """Make each commit of the batch, in order, or none of it. Errors of ``complete`` are raised."""
+    async def commit(self, commit: Commit, *, blocking: bool) -> Committed | Conflict | Refused:
+        """Make the commit or change nothing. What ``commit.complete`` raises is raised.
 
-    async def close(self) -> None: ...
+        ``blocking``: wait in this thread, not on the running loop. A store that has to wait makes the commits that
+        came meanwhile together (group commit).
+        """
+
+    def tail(self, listener: Callable[[Committed], None]) -> Callable[[], None]:
+        """Call ``listener``, from any thread, with each commit from now on, other engines' too; gives how to end that."""
+
+    def records(self, kind: str, prefix: str = "") -> list[Record]:
+        """The records of a kind whose key begins with ``prefix``, by key."""
+
+    def close(self) -> None:
+        """Let go of files and connections. What was committed stays."""
 
 
 # --- execution -------------------------------------------------------------------------------------------------------

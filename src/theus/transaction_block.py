@@ -47,7 +47,7 @@ class TransactionBlock(Generic[D]):
             commit = Commit(transaction.base, reads, ops, NAME)
             if self._invariants:
                 commit.complete = functools.partial(check_invariants, self._invariants)
-            answer = (await self._store.commit((commit,)))[0]
+            answer = await self._store.commit(commit, blocking=blocking)
             if isinstance(answer, Conflict):
                 path = show(answer.path)
                 raise ConflictError(

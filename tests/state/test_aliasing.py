@@ -293,10 +293,37 @@ def test_memory_store() -> None:
     from theus.protocols import Commit, Committed, Conflict
 
     store = MemoryStore(D())
-    assert drive(store.open()).version == 0
+    assert store.open().version == 0
+    heard: list[Committed] = []
+    end = store.tail(heard.append)
     ops = [("append", ("items",), [1])]
+    made = drive(store.commit(Commit(0, (), ops, "a"), blocking=True))
+    assert made == Committed(1, ops)
     stale = Commit(0, [((), {"items"}, False, False), (("items",), (), True, False)], ops, "b")
-    made = drive(store.commit([Commit(0, (), ops, "a"), stale]))
-    assert made == [Committed(1, ops), Conflict(("items",), "a")]
+    assert drive(store.commit(stale, blocking=True)) == Conflict(("items",), "a")
     assert store.snapshot.view().items == [1]
-    drive(store.close())
+    end()
+    drive(store.commit(Commit(1, (), ops, "a"), blocking=True))
+    assert heard == [made]
+    store.close()
+
+
+def test_memory_store_keeps_records() -> None:
+    from theus.protocols import Commit, Committed, Record, Refused
+
+    store = MemoryStore(D())
+    mine, other, gone = Record("run", "a", b"1"), Record("run", "b", b"2"), Record("run", "a", None)
+
+    def commit(records: list[Record], expected: list[Record], ops: Any = ()) -> Any:
+        return drive(store.commit(Commit(0, (), ops, "r", records=records, expected=expected), blocking=True))
+
+    assert commit([mine, other], [gone]) == Committed(0, (), [mine, other])
+    assert store.records("run") == [mine, other]
+    assert store.records("run", "b") == [other]
+    assert store.records("step") == []
+    ops = [("append", ("items",), [1])]
+    assert commit([gone], [Record("run", "a", b"0")], ops) == Refused(mine)  # nothing of it was done
+    assert store.records("run") == [mine, other]
+    assert store.snapshot.view().items == []
+    assert commit([gone], [mine], ops) == Committed(1, ops, [gone])
+    assert store.records("run") == [other]

@@ -1,21 +1,25 @@
-"""The store that lives in this process's memory: a head behind the ``Store`` seam."""
+"""The store that lives in this process's memory: a head, and the records beside it, behind the ``Store`` seam."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
-from theus.protocols import Commit, Committed, Conflict
+from theus.protocols import Commit, Committed, Conflict, Record, Refused
 from theus.state.head import Head
 from theus.state.history import History
 from theus.state.snapshot import Snapshot
 
 
 class MemoryStore:
-    """Keeps the state in memory, as long as it is itself kept. Its coroutines never wait."""
+    """Keeps the state in memory, as long as it is itself kept. Never waits."""
 
     def __init__(self, domain: Any) -> None:
         self._head = Head(domain)
+        self._lock = Lock()
+        self._records: dict[tuple[str, str], bytes] = {}
+        self._listeners: tuple[Callable[[Committed], None], ...] = ()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -26,11 +30,46 @@ class MemoryStore:
         """The last commits."""
         return self._head.history
 
-    async def open(self) -> Snapshot:
+    def open(self) -> Snapshot:
         return self._head.snapshot
 
-    async def commit(self, batch: Sequence[Commit]) -> Sequence[Committed | Conflict]:
-        return [self._head.commit(commit) for commit in batch]
+    async def commit(self, commit: Commit, *, blocking: bool) -> Committed | Conflict | Refused:
+        answer = self._commit(commit) if commit.records or commit.expected else self._head.commit(commit)
+        if self._listeners and type(answer) is Committed:
+            for listener in self._listeners:
+                listener(answer)
+        return answer
 
-    async def close(self) -> None:
+    def _commit(self, commit: Commit) -> Committed | Conflict | Refused:
+        with self._lock:  # records change only here
+            for expected in commit.expected:
+                value = self._records.get((expected.kind, expected.key))
+                if value != expected.value:
+                    return Refused(Record(expected.kind, expected.key, value))
+            answer = self._head.commit(commit)
+            if type(answer) is Committed:
+                answer.records = commit.records
+                for record in commit.records:
+                    if record.value is None:
+                        self._records.pop((record.kind, record.key), None)
+                    else:
+                        self._records[record.kind, record.key] = record.value
+            return answer
+
+    def tail(self, listener: Callable[[Committed], None]) -> Callable[[], None]:
+        with self._lock:
+            self._listeners = (*self._listeners, listener)
+
+        def end() -> None:
+            with self._lock:
+                self._listeners = tuple(other for other in self._listeners if other is not listener)
+
+        return end
+
+    def records(self, kind: str, prefix: str = "") -> list[Record]:
+        with self._lock:
+            found = sorted(key for found, key in self._records if found == kind and key.startswith(prefix))
+            return [Record(kind, key, self._records[kind, key]) for key in found]
+
+    def close(self) -> None:
         pass

@@ -17,13 +17,23 @@ subtree is skipped: the usual check ends at the first step. (The rule is Foundat
 Places that no living snapshot is older than are swept when the tree has doubled, so its size follows the number
 of different places written while the oldest snapshot is held, not the number of commits.
 
-Threads: ``commit`` and ``renew`` hold one short lock; reading ``snapshot`` and ``version`` needs none, because a
+**Staging.** A store that has to wait for a disk or a network stages commits: each is validated against the tip (the state
+with all that is staged), which it then extends, but readers see nothing of it before ``publish``. ``discard`` forgets all
+that was staged. The tip is applied for trial, so forgetting it costs nothing.
+
+::
+
+    published ──stage──> tip ──stage──> tip ──publish──> published        (or ──discard──> as before)
+
+Threads: ``commit``, ``stage`` and ``renew`` hold one short lock; reading ``snapshot`` and ``version`` needs none, because a
 snapshot is complete before it is published.
 """
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
@@ -33,7 +43,7 @@ from theus.state.access import Op, Ops, Reads
 from theus.state.apply import ON_PART, Edits, apply_op
 from theus.state.history import History
 from theus.state.snapshot import Snapshot
-from theus.state.transaction import Transaction
+from theus.state.transaction import Transaction, TrialTransaction
 from theus.state.values import ingest_domain
 
 _SPARE = 16  #: versions for which the tree is kept though nobody is seen to need them
@@ -60,6 +70,17 @@ class _Place:
         self.below: dict[Any, _Place] = {}
 
 
+@dataclass(slots=True)
+class Staged:
+    """A commit that is decided on but not published yet."""
+
+    snapshot: Snapshot  #: with it and all before it; may hold patches
+    author: str
+    ops: Ops
+    reads: Reads  #: its own, and what its completion read in ``snapshot``'s predecessor
+    moved: list[bool]  #: for each operation, whether keys or length changed
+
+
 class Head:
     """The newest state in memory. Safe to use from any number of threads."""
 
@@ -74,9 +95,10 @@ class Head:
         self._eras = [(weakref.ref(self._era), version)]  #: those that may be alive, with the first version of each
         self._sweep_at = 256
         self.history = History(self.snapshot)
+        self._staged: list[Staged] = []
 
-    def commit(self, commit: Commit) -> Committed | Conflict:
-        """Make the commit or change nothing. What ``commit.complete`` raises comes out of here."""
+    def commit(self, commit: Commit, at: float | None = None) -> Committed | Conflict:
+        """Make the commit or change nothing. What ``commit.complete`` raises comes out of here. ``at``: None is now."""
         operations = commit.ops
         complete = commit.complete
         if not operations and complete is None:
@@ -89,7 +111,8 @@ class Head:
                 if conflict is not None:
                     return conflict
             if complete is not None:
-                operations = self._completed(operations, commit.author, complete)
+                tx = Transaction(Snapshot(self.version, self.snapshot.root), process=commit.author)
+                operations = _completed(tx, operations, complete)[1]
                 if not operations:
                     return Committed(self.version, ())
             author = commit.author
@@ -112,7 +135,7 @@ class Head:
                 self._begin_era(version)
             self.snapshot = snapshot = Snapshot(version, root, self, self._era)
             self.version = version
-            self.history.add(snapshot, author, operations)
+            self.history.add(snapshot, author, operations, at)
             return Committed(version, operations)
 
     def renew(self, base: int, reads: Reads) -> Snapshot | None:
@@ -120,16 +143,75 @@ class Head:
         with self._lock:
             return self.snapshot if self._validate(base, reads, ()) is None else None
 
-    def _completed(self, operations: Ops, author: str, complete: Any) -> Ops:
-        snapshot = self.snapshot
-        # Without a head the transaction stays on this state, as it must under the lock.
-        tx = Transaction(Snapshot(snapshot.version, snapshot.root), process=author)
-        try:
-            tx.replay(operations)
-            complete(tx)
-            return tx.finish()[1]
-        finally:
-            tx.close()
+    # --- staging ---
+
+    def stage(self, commit: Commit, check: Callable[[Ops], None]) -> Staged | Committed | Conflict:
+        """Let the commit count as made for those that are staged after it, and for nobody else yet.
+
+        What ``commit.complete`` raises comes out of here, and what ``check``, called with all operations, raises;
+        then nothing was staged. ``Committed``: there is nothing to write.
+        """
+        operations, reads = commit.ops, commit.reads
+        with self._lock:
+            tip = self._staged[-1].snapshot if self._staged else self.snapshot
+            if operations and commit.base != tip.version:
+                conflict = self._validate(commit.base, reads, operations)
+                if conflict is not None:
+                    return conflict
+            if commit.complete is not None:
+                kind = TrialTransaction if self._staged else Transaction
+                tx = kind(Snapshot(tip.version, tip.root), process=commit.author)
+                seen, operations = _completed(tx, operations, commit.complete)
+                reads = [*reads, *seen]
+            if not operations and not commit.records:
+                return Committed(tip.version, ())
+            check(operations)
+            version, edits, root, moved = tip.version + 1, Edits(trial=True), tip.root, []
+            for operation in operations:
+                root, moves = apply_op(root, operation, edits)
+                moved.append(moves)
+            staged = Staged(Snapshot(version, edits.finish(root)), commit.author, operations, reads, moved)
+            for operation, moves in zip(operations, moved, strict=True):
+                self._mark(operation, moves, version, commit.author)
+            self._staged.append(staged)
+            return staged
+
+    def publish(self, at: float) -> list[Committed]:
+        """Let everybody see what was staged."""
+        staged, self._staged = self._staged, []
+        return [self.follow(one.author, one.ops, at) for one in staged]
+
+    def discard(self) -> None:
+        """Forget what was staged."""
+        with self._lock:
+            if self._staged:
+                self._staged = []
+                _lower(self._written, self.version)
+
+    def follow(self, author: str, operations: Ops, at: float) -> Committed:
+        """Take over a commit that was decided on elsewhere. One without operations counts as well."""
+        assert not self._staged, "what was staged comes after the published state"
+        if operations:
+            answer = self.commit(Commit(self.version, (), operations, author), at)
+            assert type(answer) is Committed, "it was validated already"
+            return answer
+        with self._lock:
+            version = self.version + 1
+            if not version % _ERA:
+                self._begin_era(version)
+            self.snapshot = Snapshot(version, self.snapshot.root, self, self._era)
+            self.version = version
+            return Committed(version, ())
+
+    def jump(self, newer: Head) -> None:
+        """Become what a newer head is. Nobody can tell what was written in between, so older reads do not stand."""
+        with self._lock:
+            self._written = _Place()
+            self._places = 0
+            self._horizon = self.version = newer.version
+            self._begin_era(newer.version)
+            self.snapshot = Snapshot(newer.version, newer.snapshot.root, self, self._era)
+            self.history = newer.history
 
     # --- the rule of conflict ---
 
@@ -229,6 +311,26 @@ class Head:
         _drop(self._written, self._horizon)
         self._places = _count(self._written)
         self._sweep_at = max(256, 2 * self._places, 2 * len(self._eras))
+
+
+def _completed(tx: Transaction, operations: Ops, complete: Callable[[Transaction], None]) -> tuple[Reads, Ops]:
+    """What a commit reads and writes when it is complete. ``tx`` has no head: under the lock it stays where it is."""
+    try:
+        tx.replay(operations)
+        complete(tx)
+        return tx.finish()
+    finally:
+        tx.close()
+
+
+def _lower(place: _Place, version: int) -> None:
+    """What was marked with a later version never came to be: let it count as changed at ``version`` at the latest."""
+    if place.deep > version:
+        place.deep = version
+        place.whole = min(place.whole, version)
+        place.shape = min(place.shape, version)
+        for child in place.below.values():
+            _lower(child, version)
 
 
 def _drop(place: _Place, horizon: int) -> None:

@@ -98,8 +98,8 @@ class History:
         self._weight = 0
         self._marks: deque[Snapshot] = deque([first])  #: the first of them is not newer than the oldest entry needs
 
-    def add(self, snapshot: Snapshot, author: str, ops: Ops) -> None:
-        """Keep a commit, and let go of what is too old or too heavy."""
+    def add(self, snapshot: Snapshot, author: str, ops: Ops, at: float | None) -> None:
+        """Keep a commit, and let go of what is too old or too heavy. ``at``: when it was made; None: now."""
         weight = _EMPTY
         for op in ops:
             value = op[-1]
@@ -107,7 +107,7 @@ class History:
                 weight += _weigh(value)
         version = snapshot.version
         entries = self._entries
-        entries.append((version, author, ops, _now(), weight))
+        entries.append((version, author, ops, _now() if at is None else at, weight))
         self._weight = total = self._weight + weight
         if not version % MARK_EVERY:
             self._marks.append(snapshot)

@@ -222,7 +222,7 @@ class Node(Face):
         if self._changed():
             return self._built()
         # On a trial state the base may hold patches, which are not made to last.
-        return ingest(self._base, self._path()) if self._tx._prior else self._base
+        return ingest(self._base, self._path()) if self._tx.on_trial else self._base
 
     def _built(self) -> Any:
         raise NotImplementedError

@@ -94,6 +94,11 @@ class Transaction:
         return bool(self._nodes or self._prior)
 
     @property
+    def on_trial(self) -> bool:
+        """Whether the state it looks at is made up for it: there may be patches in it, which are not made to last."""
+        return bool(self._prior)
+
+    @property
     def has_written(self) -> bool:
         """Whether a commit would change anything as things stand."""
         return bool(self._prior) or any(node._wrote() for node in self._nodes or ())
@@ -164,7 +169,8 @@ class Transaction:
 
         ``self.replay(inner.finish()[1])`` takes over what it did; forgetting it undoes it.
         """
-        return Transaction(Snapshot(self.base, self._now()), process=process, grant=grant, violations=violations)
+        kind = TrialTransaction if self._nodes or self.on_trial else Transaction
+        return kind(Snapshot(self.base, self._now()), process=process, grant=grant, violations=violations)
 
     def view(self) -> Any:
         """A read-only view of the domain as this transaction sees it, own writes included."""
@@ -219,6 +225,16 @@ class Transaction:
         self._snapshot = snapshot
         self._root = snapshot.root
         self.base = snapshot.version
+
+
+class TrialTransaction(Transaction):
+    """A transaction on a state that may never be committed."""
+
+    __slots__ = ()
+
+    @property
+    def on_trial(self) -> bool:
+        return True
 
 
 def _resolve(nodes: list[Node], root: Any) -> list[Any] | None:

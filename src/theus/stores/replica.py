@@ -1,0 +1,597 @@
+"""What the stores on disk and across machines share: the whole state in memory, and a log that decides.
+
+The domain lives in each engine's memory (a ``Head``). A *driver* appends to the log of all engines, which says what was
+committed and in which order. Commits go to the log in groups::
+
+    callers ──> queue ──> leader: validates and stages each ──> driver appends the group ──> published, answered
+                  ^                                                          │
+                  └── commits that come meanwhile are the next group <───────┘
+
+**Who leads.** A caller that may block and finds nobody leading makes the group in its own thread. Callers on a loop are
+served by one committer thread, because their loop must wait neither for a disk nor for a lock. Whoever leads makes one
+group, then hands the lead to the first who came meanwhile.
+
+**What others commit.** ``append`` hands the leader what other engines appended, before it stages; between our own commits
+a follower thread waits for news. Either way the state moves in the order of the log, which is the same in all engines.
+
+**What can fail.** What a commit itself raises (a message, an invariant, a value that cannot be stored) goes to its own
+caller, and the others of the group go on. ``StoreUnavailable``: nothing of the group was sent. ``CommitUnknown``: it was
+sent, and nobody knows. In both cases the staged state is forgotten; the log tells what happened when it can be read again.
+
+**Snapshots.** When the log since the last snapshot has become heavier than that (and than 4 MiB), the state is
+encoded in a thread of its own and handed to the driver. Of a small state the snapshot before it and the log in between are
+kept as well: they are the history that survives a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import copy
+import itertools
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from theus.errors import CommitUnknown, NotStorable, StoreError, StoreUnavailable, TheusError
+from theus.protocols import Commit, Committed, Conflict, Record, Refused, Version
+from theus.state.access import Ops
+from theus.state.head import Head, Staged
+from theus.state.history import MOST_WEIGHT, History
+from theus.state.snapshot import Snapshot
+from theus.stores import keys
+
+log = logging.getLogger("theus")
+
+_FIXED = 64  #: bytes that an entry counts for, besides what is in it
+_PAUSE = 1.0  #: seconds until a follower whose store cannot be reached looks again
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One commit as it stands in the log."""
+
+    version: Version  #: its number in the log, from 1, without a gap
+    author: str
+    at: float  #: seconds since the epoch
+    ops: bytes
+    records: Sequence[Record] = ()
+    group: str = ""  #: the id of the append that it came with
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes of the log it is."""
+        return _weigh(self.ops, self.records)
+
+
+def _weigh(operations: bytes, records: Sequence[Record]) -> int:
+    return _FIXED + len(operations) + sum(_FIXED + len(record.value or b"") for record in records)
+
+
+@dataclass(slots=True)
+class Proposed:
+    """A commit that is to be appended: everything of its entry but the number."""
+
+    author: str
+    at: float
+    ops: bytes
+    records: Sequence[Record]
+    expected: Sequence[Record]  #: for drivers whose ``record`` may be behind: to be checked where the log is
+    staged: Staged
+
+    @property
+    def asks(self) -> set[str]:
+        """Conflict keys that no entry after ``known`` may have written."""
+        return keys.asked(self.staged.reads, self.staged.ops)
+
+    @property
+    def writes(self) -> set[str]:
+        """Conflict keys that this writes."""
+        return keys.written(self.staged.ops, self.staged.moved)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What is in the store: a state, and the log after it."""
+
+    version: Version  #: of the state
+    state: bytes
+    entries: Sequence[Entry]
+    kept: Version  #: of the newest snapshot, which may be later than the one that is given
+
+
+Make = Callable[[Sequence[Entry]], Sequence[Proposed]]
+
+
+class Driver(Protocol):
+    """The log of one store. ``append`` is called by one thread at a time, the rest from any.
+
+    Raises ``StoreUnavailable`` where nothing was changed, ``CommitUnknown`` where that is not known.
+    """
+
+    def load(self, initial: Callable[[], bytes]) -> Loaded:
+        """Get ready. An empty store begins with ``initial()`` at version 0. The oldest snapshot that is kept."""
+
+    def append(self, known: Version, group: str, make: Make) -> Sequence[Entry]:
+        """Append what ``make`` gives, all or nothing; nothing if it gives nothing.
+
+        ``make(others)`` is called with what others appended after ``known``; again, with what came since, if
+        something came in between that one of the proposed asks for. Gives what others appended between the last that
+        ``make`` saw and ours. ``group`` is an id: a group that is in the log already is not appended again.
+        """
+
+    def tail(self, after: Version) -> Sequence[Entry]:
+        """The entries after a version; the first one's number is higher than the next if the log does not reach back."""
+
+    def wait(self) -> bool:
+        """Block until others may have appended something; False: the driver was closed."""
+
+    def record(self, kind: str, key: str) -> bytes | None:
+        """A record's value. Inside ``make`` it is certain, or ``append`` checks what was ``expected``."""
+
+    def records(self, kind: str, prefix: str) -> list[Record]:
+        """The records of a kind whose key begins with ``prefix``, by key."""
+
+    def kept(self) -> Version:
+        """The version of the newest snapshot."""
+
+    def keep(self, version: Version, state: bytes, floor: Version) -> None:
+        """Keep a snapshot, unless a newer one is kept. Snapshots older than ``floor`` and the log up to it go."""
+
+    def close(self) -> None:
+        """Let go of files and connections; ``wait`` ends."""
+
+
+class Codec(Protocol):
+    """How states and operations become bytes."""
+
+    def encode_state(self, root: Any) -> bytes: ...
+    def decode_state(self, data: bytes) -> Any: ...
+    def encode_ops(self, operations: Ops) -> bytes: ...
+    def decode_ops(self, data: bytes) -> Ops: ...
+
+
+class _Waiting:
+    """A commit that waits for its answer, and how to wake who waits for it."""
+
+    __slots__ = ("answer", "commit", "context", "error", "future", "leads", "lock", "loop")
+
+    def __init__(self, commit: Commit, loop: asyncio.AbstractEventLoop | None) -> None:
+        self.commit = commit
+        self.context = None if commit.complete is None else contextvars.copy_context()
+        self.answer: Committed | Conflict | Refused | None = None
+        self.error: BaseException | None = None
+        self.leads = False  #: woken to lead, not to be answered
+        self.loop = loop
+        self.future = None if loop is None else loop.create_future()
+        self.lock = threading.Lock()  #: held until a blocking caller is woken
+        self.lock.acquire()
+
+    @property
+    def is_answered(self) -> bool:
+        return self.answer is not None or self.error is not None
+
+
+class Replica:
+    """A durable store: a head in memory, and a driver that keeps the log."""
+
+    def __init__(self, make_driver: Callable[[], Driver], codec: Codec, domain: Any) -> None:
+        self._make_driver = make_driver
+        self._codec = codec
+        self._domain = domain
+        self._listeners: tuple[Callable[[Committed], None], ...] = ()
+        self._closed = False
+        self._begin()
+
+    def _begin(self) -> None:
+        """As new: in the beginning, and in a forked child, to which threads, locks and connections do not come along."""
+        self._process = os.getpid()
+        self._token = secrets.token_hex(8)
+        self._numbers = itertools.count(1)
+        self._opening = threading.Lock()
+        self._head: Head | None = None
+        self._door = threading.Condition()  #: guards the queue and who leads
+        self._waiting: list[_Waiting] = []
+        self._is_led = False
+        self._log = threading.Lock()  #: held by whoever moves the head
+        self._driver = self._make_driver()
+        self._called = threading.Semaphore(0)  #: the committer thread is to lead
+        self._committer: threading.Thread | None = None
+        self._follower: threading.Thread | None = None
+        self._keeper: threading.Thread | None = None
+        self._kept: Version = 0  #: of the newest snapshot in the store
+        self._kept_size = 0
+        self._weight = 0  #: of the log since then
+
+    # --- the Store seam ---
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self._opened().snapshot
+
+    @property
+    def history(self) -> History:
+        return self._opened().history
+
+    def open(self) -> Snapshot:
+        return self._opened().snapshot
+
+    async def commit(self, commit: Commit, *, blocking: bool) -> Committed | Conflict | Refused:
+        self._opened()
+        if not (commit.ops or commit.complete or commit.records or commit.expected):
+            return Committed(commit.base, ())
+        waiting = _Waiting(commit, None if blocking else asyncio.get_running_loop())
+        leads = self._enter(waiting)
+        if blocking:
+            self._see_through(waiting, leads)
+        else:
+            if leads:
+                self._call_committer()
+            await _answered(waiting)
+        if waiting.error is None:
+            assert waiting.answer is not None
+            return waiting.answer
+        try:
+            raise waiting.error
+        finally:
+            del waiting  # or error -> traceback -> this frame -> error would be a cycle
+
+    def tail(self, listener: Callable[[Committed], None]) -> Callable[[], None]:
+        self._opened()
+        with self._door:
+            self._listeners = (*self._listeners, listener)
+
+        def end() -> None:
+            with self._door:
+                self._listeners = tuple(other for other in self._listeners if other is not listener)
+
+        return end
+
+    def records(self, kind: str, prefix: str = "") -> list[Record]:
+        self._opened()
+        return self._driver.records(kind, prefix)
+
+    def close(self) -> None:
+        with self._door:
+            self._closed = True
+            if self._process == os.getpid():
+                self._door.wait_for(lambda: not self._is_led)
+        if self._head is None or self._process != os.getpid():
+            return
+        self._driver.close()
+        self._called.release()
+        for thread in (self._committer, self._follower, self._keeper):
+            if thread is not None and thread is not threading.current_thread():
+                thread.join()
+
+    # --- opening ---
+
+    def _opened(self) -> Head:
+        if self._process != os.getpid():
+            self._forget_the_parent()
+        head = self._head
+        if head is None:
+            with self._opening:
+                head = self._head
+                if head is None:
+                    if self._closed:
+                        raise _was_closed()
+                    head = self._load()
+                    self._follower = threading.Thread(target=self._follow, name="theus-follower", daemon=True)
+                    self._follower.start()
+                    self._head = head
+        return head
+
+    def _forget_the_parent(self) -> None:
+        # What the parent has open is not closed, which could harm it, but left alone.
+        self._parents = self._driver
+        self._begin()
+
+    def _load(self) -> Head:
+        loaded = self._driver.load(lambda: self._codec.encode_state(Head(self._domain).snapshot.root))
+        head = Head(self._codec.decode_state(loaded.state), loaded.version)
+        self._kept, self._kept_size = loaded.kept, len(loaded.state)
+        self._weight = 0
+        for entry in loaded.entries:
+            self._follow_one(head, entry)
+        return head
+
+    def _follow_one(self, head: Head, entry: Entry) -> Committed:
+        committed = head.follow(entry.author, self._codec.decode_ops(entry.ops), entry.at)
+        committed.records = entry.records
+        if entry.version > self._kept:
+            self._weight += entry.weight
+        return committed
+
+    # --- waiting and leading ---
+
+    def _enter(self, waiting: _Waiting) -> bool:
+        """Join the queue; gives whether one has to lead."""
+        with self._door:
+            if self._closed:
+                raise _was_closed()
+            self._waiting.append(waiting)
+            leads = not self._is_led
+            self._is_led = True
+            return leads
+
+    def _see_through(self, waiting: _Waiting, leads: bool) -> None:
+        """Lead, or wait for the answer, which may be to lead. Ctrl-C comes after the answer: the commit may be made."""
+        interrupted: KeyboardInterrupt | None = None
+        while not leads:
+            try:
+                waiting.lock.acquire()
+                break
+            except KeyboardInterrupt as interrupt:
+                interrupted = interrupt
+        if leads or waiting.leads:
+            self._lead(waiting)
+        if interrupted is not None:
+            raise interrupted
+
+    def _call_committer(self) -> None:
+        if self._committer is None:  # only who leads comes here
+            self._committer = threading.Thread(target=self._serve, name="theus-committer", daemon=True)
+            self._committer.start()
+        self._called.release()
+
+    def _serve(self) -> None:
+        while True:
+            self._called.acquire()
+            if self._closed and not self._is_led:
+                return
+            self._lead(None)
+
+    def _lead(self, own: _Waiting | None) -> None:
+        """Make one group of those who wait, hand the lead on, then answer."""
+        with self._door:
+            group, self._waiting = self._waiting, []
+        try:
+            self._commit_group(group)
+        finally:
+            with self._door:
+                again = [one for one in group if not one.is_answered and one is not own]
+                self._waiting[:0] = again  # nothing of them was committed: the leader itself was interrupted
+                following = self._waiting[0] if self._waiting else None
+                if following is None:
+                    self._is_led = False
+                    self._door.notify_all()
+            if following is not None:
+                self._hand_over(following)
+            _wake([one for one in group if one.is_answered])
+
+    def _hand_over(self, waiting: _Waiting) -> None:
+        if waiting.loop is None:
+            waiting.leads = True
+            waiting.lock.release()
+        else:
+            self._call_committer()
+
+    # --- a group ---
+
+    def _commit_group(self, group: list[_Waiting]) -> None:
+        """Answer each of a group. Raises only what interrupts the leader itself."""
+        head = self._head
+        assert head is not None
+        name = f"{self._token}-{next(self._numbers)}"
+        staged: list[tuple[_Waiting, Proposed]] = []
+
+        def make(others: Sequence[Entry]) -> list[Proposed]:
+            head.discard()
+            self._take_over(others)
+            staged.clear()
+            at = time.time()
+            changed: dict[tuple[str, str], bytes | None] = {}
+            for waiting in group:
+                if not waiting.is_answered:
+                    proposed = self._stage(head, waiting, at, changed)
+                    if proposed is not None:
+                        staged.append((waiting, proposed))
+            return [proposed for _, proposed in staged]
+
+        with self._log:
+            try:
+                between = self._driver.append(head.version, name, make)
+            except Exception as failure:
+                head.discard()
+                for number, waiting in enumerate(group):
+                    if not waiting.is_answered:
+                        waiting.error = _for_one(failure, f"{name}.{number}")
+            except BaseException:  # Ctrl-C in the leader's thread
+                head.discard()
+                self._look_up(name, staged)
+                raise
+            else:
+                self._publish(head, staged, between)
+        self._look_at_the_weight()
+
+    def _stage(
+        self, head: Head, waiting: _Waiting, at: float, changed: dict[tuple[str, str], bytes | None]
+    ) -> Proposed | None:
+        """Decide on one commit; None: it is answered, and there is nothing to write. ``changed``: records of the group."""
+        commit = waiting.commit
+        encoded = b""
+
+        def encode(operations: Ops) -> None:
+            nonlocal encoded
+            encoded = self._codec.encode_ops(operations)
+
+        for expected in commit.expected:
+            place = (expected.kind, expected.key)
+            value = changed[place] if place in changed else self._driver.record(*place)
+            if value != expected.value:
+                waiting.answer = Refused(Record(*place, value))
+                return None
+        try:
+            if waiting.context is None:
+                staged = head.stage(commit, encode)
+            else:  # the caller's context variables, also in the leader's thread
+                staged = waiting.context.run(head.stage, commit, encode)
+        except NotStorable as refused:
+            waiting.error = refused if refused.process else _by(commit.author, refused)
+            return None
+        except Exception as error:
+            waiting.error = error
+            return None
+        if not isinstance(staged, Staged):
+            waiting.answer = staged
+            return None
+        changed.update(((record.kind, record.key), record.value) for record in commit.records)
+        return Proposed(commit.author, at, encoded, commit.records, commit.expected, staged)
+
+    def _publish(self, head: Head, staged: list[tuple[_Waiting, Proposed]], between: Sequence[Entry]) -> None:
+        """What was staged has come to be, after what others appended ``between``."""
+        if between:
+            head.discard()
+            self._take_over(between)
+            made = [head.follow(one.author, one.staged.ops, one.at) for _, one in staged]
+        else:
+            made = head.publish(staged[0][1].at) if staged else []
+        for (waiting, one), committed in zip(staged, made, strict=True):
+            committed.records = one.records
+            self._weight += _weigh(one.ops, one.records)
+            waiting.answer = committed
+            self._tell(committed)
+
+    def _look_up(self, name: str, staged: list[tuple[_Waiting, Proposed]]) -> None:
+        """The leader was interrupted: the log knows whether its group was appended. If not, the next leader does it."""
+        head = self._head
+        assert head is not None
+        try:
+            entries = self._driver.tail(head.version)
+        except StoreError as failure:
+            unknown = CommitUnknown(f"the commit was interrupted, and then the store was lost: {failure}")
+            for number, (waiting, _) in enumerate(staged):
+                waiting.error = _for_one(unknown, f"{name}.{number}")
+            return
+        self._take_over(entries)
+        ours = [entry for entry in entries if entry.group == name]
+        for (waiting, one), entry in zip(staged, ours, strict=False):
+            waiting.answer = Committed(entry.version, one.staged.ops, one.records)
+
+    def _take_over(self, entries: Sequence[Entry]) -> None:
+        """Let others' commits become the state here."""
+        head = self._head
+        assert head is not None
+        if entries and entries[0].version > head.version + 1:
+            self._jump(head)
+        for entry in entries:
+            if entry.version > head.version:
+                self._tell(self._follow_one(head, entry))
+
+    def _jump(self, head: Head) -> None:
+        """This engine was away for so long that the log does not reach back to where it was."""
+        newest = self._load()
+        head.jump(newest)
+
+    def _tell(self, committed: Committed) -> None:
+        for listener in self._listeners:
+            try:
+                listener(committed)
+            except Exception:
+                log.exception("a listener failed on version %d", committed.version)
+
+    # --- in the background ---
+
+    def _follow(self) -> None:
+        driver, is_lost = self._driver, False
+        while True:
+            try:
+                if not driver.wait():
+                    return
+                with self._log:
+                    if self._head is not None and not self._closed:
+                        self._take_over(driver.tail(self._head.version))
+                is_lost = False
+            except StoreUnavailable as failure:
+                if not is_lost:
+                    log.warning("cannot follow what other engines commit, for now: %s", failure)
+                is_lost = True
+                time.sleep(_PAUSE)
+
+    def _look_at_the_weight(self) -> None:
+        if self._weight > max(self._kept_size, MOST_WEIGHT) and (self._keeper is None or not self._keeper.is_alive()):
+            self._keeper = threading.Thread(target=self._keep, name="theus-keeper", daemon=True)
+            self._keeper.start()
+
+    def _keep(self) -> None:
+        """Encode the state and hand it to the store, so that the log before it can go."""
+        head = self._head
+        assert head is not None
+        try:
+            kept = self._driver.kept()
+            with self._log:
+                snapshot, weight = head.snapshot, self._weight
+                if kept > self._kept:  # another engine did it
+                    self._weight = weight * (snapshot.version - kept) // max(1, snapshot.version - self._kept)
+                    self._kept = kept
+                    return
+            state = self._codec.encode_state(snapshot.root)
+            self._driver.keep(snapshot.version, state, self._kept if len(state) <= MOST_WEIGHT else snapshot.version)
+            with self._log:
+                self._kept, self._kept_size = snapshot.version, len(state)
+                self._weight -= weight
+        except StoreError as failure:
+            log.warning("the state could not be kept beside the log, which grows on: %s", failure)
+
+
+async def _answered(waiting: _Waiting) -> None:
+    """Wait for the answer. A cancel comes after it, because the commit is on its way: it may be made."""
+    assert waiting.future is not None
+    cancels = 0
+    while not waiting.future.done():
+        try:
+            await asyncio.shield(waiting.future)
+        except asyncio.CancelledError:
+            cancels += 1
+    task = asyncio.current_task()
+    if task is not None:
+        for _ in range(cancels):  # again, at whatever it awaits next
+            task.uncancel()
+            task.cancel()
+
+
+def _wake(group: list[_Waiting]) -> None:
+    """Let all who wait go on."""
+    loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for waiting in group:
+        if waiting.loop is None:
+            waiting.lock.release()
+        elif waiting.future is not None:
+            loops.setdefault(waiting.loop, []).append(waiting.future)
+    for loop, futures in loops.items():
+        try:
+            loop.call_soon_threadsafe(_settle, futures)
+        except RuntimeError:  # that loop was closed: nobody waits there any more
+            pass
+
+
+def _settle(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+
+
+def _by(process: str, refused: NotStorable) -> NotStorable:
+    return NotStorable(f"process {process!r}: {refused}", process=process, path=refused.path, what=refused.what)
+
+
+def _for_one(failure: Exception, commit_id: str) -> Exception:
+    """The failure of a group for one of it: each caller raises an error of its own."""
+    if not isinstance(failure, TheusError):
+        own: TheusError = StoreError(f"the store failed: {failure!r}. Nothing of this commit is known to be made.")
+    else:
+        own = copy.copy(failure)
+    if isinstance(own, CommitUnknown):
+        own.commit_id = commit_id
+    own.__cause__ = failure
+    return own
+
+
+def _was_closed() -> StoreError:
+    return StoreError("the store was closed with its engine; make a new engine.")

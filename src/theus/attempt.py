@@ -26,7 +26,15 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from theus.environments.runner import execute, open_source
-from theus.errors import CallTimeout, EnvironmentBroken, InvariantViolated, LimitExceeded, NotTransferable, Path
+from theus.errors import (
+    CallTimeout,
+    EnvironmentBroken,
+    InvariantViolated,
+    LimitExceeded,
+    NotTransferable,
+    Path,
+    RunFenced,
+)
 from theus.nature import SAMPLE
 from theus.portal import Exiting
 from theus.processes import Process
@@ -55,6 +63,7 @@ from theus.workflow import Branch, Each, Repeat
 
 if TYPE_CHECKING:
     from theus.engine import Engine
+    from theus.journal import Journal
     from theus.nature import Profile
     from theus.placement import Placement
     from theus.run import Run
@@ -81,29 +90,57 @@ class _Behind(Exception):
 class Attempts:
     """The hands of one run: makes its calls, one attempt after the other."""
 
-    __slots__ = ("engine", "in_order", "run", "start")
+    __slots__ = ("engine", "in_order", "journal", "run", "start")
 
-    def __init__(self, engine: Engine[Any], run: Run[Any], start: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine[Any],
+        run: Run[Any],
+        start: dict[str, Any] | None = None,
+        journal: Journal | None = None,
+    ) -> None:
         self.engine = engine
         self.run = run
         self.start = start or {}  #: keywords for the first process of the workflow
         self.in_order = engine.debug
+        self.journal = journal  #: of a durable run
 
     # --- what the schedule asks for ---
 
     def source(self, process: Process[Any, Any], value: Any, position: Position) -> AsyncIterator[Any]:
         args, kwargs = self._arguments(process, value)
         call = self._call(process, args, kwargs, None if value is NOTHING else value, 1, position)
-        return open_source(call, self.engine.threads)
+        source = open_source(call, self.engine.threads)
+        return source if self.journal is None else self.journal.source(source, position)
 
-    def test(self, node: Branch[Any, Any] | Repeat[Any, Any], value: Any) -> bool:
-        return node.test(None if self.engine.store is None else self.engine.state, value)
+    def test(self, node: Branch[Any, Any] | Repeat[Any, Any], value: Any, position: Position) -> bool:
+        engine, journal = self.engine, self.journal
+        answer = None if journal is None else journal.answer_of(position)
+        if answer is None:
+            answer = node.test(None if engine.store is None else engine.state, value)
+            if journal is not None:
+                journal.note_answer(position, answer)
+        return answer
 
     def fan_out(self, node: Each[Any, Any], total: int | None, position: Position) -> None:
         if self.listening:
             self.tell(EachStarted(**self._where(position), step=node.steps[0].name, total=total))
 
-    async def sleep(self, seconds: float) -> None:
+    def in_stable_order(self, items: set[Any] | frozenset[Any]) -> Iterable[Any]:
+        return items if self.journal is None else self.journal.in_stable_order(items)
+
+    def failed_before(self, position: Position) -> Exception | None:
+        return None if self.journal is None else self.journal.failed_before(position)
+
+    def collected(self, error: Exception, position: Position) -> None:
+        if self.journal is not None:
+            self.journal.note_failure(error, position)
+
+    async def pace(self, seconds: float, position: Position) -> None:
+        if self.journal is None or not self.journal.knows(position):
+            await self._sleep(seconds)
+
+    async def _sleep(self, seconds: float) -> None:
         if self.run.blocking:
             self.engine.clock.block(seconds)
         else:
@@ -130,9 +167,11 @@ class Attempts:
 
         One coroutine and not several: ten thousand calls that wait keep ten thousand of each.
         """
-        engine, run = self.engine, self.run
+        engine, run, journal = self.engine, self.run, self.journal
         store = engine.store
         args, kwargs = given or self._arguments(process, value)
+        if journal is not None and (recorded := journal.result(process, position)) is not NOTHING:
+            return recorded
         if value is NOTHING:
             value = None
         profile = engine.profiled.get(id(process.root)) or engine.profile(process)
@@ -165,7 +204,7 @@ class Attempts:
                     except (CallTimeout, EnvironmentBroken, NotTransferable) as failure:
                         outcome = Outcome(error=failure)
                     kept = outcome.kept or kept
-                if outcome.error is None and (outcome.ops or outcome.messages or in_commit):
+                if outcome.error is None and (outcome.ops or outcome.messages or in_commit or journal is not None):
                     assert store is not None, "only a call with a domain has something to commit"
                     if engine.tickets.any:
                         again, ticket = await self._give_way(process, outcome, ticket, profile)
@@ -176,9 +215,10 @@ class Attempts:
                     while result is None and outcome.error is None:
                         started = time.perf_counter()
                         try:
-                            result = await store.commit(
-                                self._commit(call, outcome, ticket, in_commit), blocking=run.blocking
-                            )
+                            commit = self._commit(call, outcome, ticket, in_commit)
+                            result = await store.commit(commit, blocking=run.blocking)
+                            if journal is not None:
+                                journal.made(commit.records, result)
                         except _Behind as behind:  # what the messages write is known only now
                             ticket = self._queue(process, behind.paths, ticket)
                             await self._wait_for(ticket, profile)
@@ -222,7 +262,7 @@ class Attempts:
         delay = random.uniform(0, min(LONGEST_DELAY, FIRST_DELAY * 2**failures))
         if self.listening:
             self._tell_retry(call, delay, error)
-        await self.sleep(delay)
+        await self._sleep(delay)
 
     def _observe(self, call: Call, outcome: Outcome, profile: Profile) -> None:
         """With ``strict=False``: note what the call touched, and report what broke its contract instead of raising it."""
@@ -331,11 +371,15 @@ class Attempts:
         # A sender that wrote nothing itself is serialized at its snapshot, whatever it read.
         commit = Commit(outcome.base, outcome.reads if ops else (), ops, call.process.name)
         if outcome.messages or in_commit or self.engine.invariants:
-            commit.complete = self._completion(call, outcome, ticket, in_commit)
+            commit.complete = self._completion(commit, call, outcome, ticket, in_commit)
+        if self.journal is not None:
+            commit.expected = self.journal.expected
+            if commit.complete is None:
+                commit.records = self.journal.records(call, outcome)
         return commit
 
     def _completion(
-        self, call: Call, outcome: Outcome, ticket: Ticket | None, in_commit: bool
+        self, commit: Commit, call: Call, outcome: Outcome, ticket: Ticket | None, in_commit: bool
     ) -> Callable[[Transaction], None]:
         """What is done inside the commit: the messages and the messages they send, in order, then the invariants."""
         engine = self.engine
@@ -369,6 +413,8 @@ class Attempts:
                 if blocked is not None:
                     raise _Behind({*paths, blocked})
             outcome.emits, outcome.violations = said, broken
+            if self.journal is not None:  # what a state process returned is known only now
+                commit.records = self.journal.records(call, outcome)
 
         return complete
 
@@ -471,6 +517,8 @@ def _before_star(paths: Iterable[Path]) -> set[Path]:
 
 
 def _worth_another(process: Process[Any, Any], error: BaseException) -> bool:
+    if isinstance(error, RunFenced):
+        return False  # the run is somebody else's now
     if isinstance(error, EnvironmentBroken) and not process.idempotent:
         return False  # it may have run to its end: only what may run twice runs again
     return isinstance(error, Exception) and isinstance(error, process.retry_on)

@@ -13,6 +13,10 @@ class SystemClock:
         """Seconds, monotonic."""
         return time.monotonic()
 
+    def time(self) -> float:
+        """Seconds since 1970."""
+        return time.time()
+
     async def sleep(self, seconds: float) -> None:
         """Wait on the running loop."""
         await asyncio.sleep(seconds)

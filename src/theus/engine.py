@@ -29,6 +29,7 @@ from theus.environments.inline import InlineEnvironment
 from theus.environments.loop import LoopEnvironment
 from theus.environments.thread import ThreadEnvironment
 from theus.errors import DefinitionError, NotTransferable, Overloaded, ScopeError
+from theus.journal import run_recorded
 from theus.nature import Explained, Explanation, Profile
 from theus.placement import Placement, place
 from theus.portal import Exiting, Portal
@@ -65,7 +66,8 @@ class Engine(Generic[D]):
     Args:
         domain: the shared state: a dataclass instance or a dict. None: processes without ``ctx.domain`` only.
         config: what ``ctx.config`` gives, read-only.
-        store: None keeps the state in memory.
+        store: None keeps the state in memory. With a store, a run that has a ``run_id`` is durable: begun again, it
+            goes on where it stopped.
         resources: name -> what makes it; ``ctx.resource(name)`` gives one instance for each loop.
         loop_factory: makes the engine's own event loop, for example ``uvloop.new_event_loop``.
         workers: worker processes at most; None: as many as there are usable CPUs.
@@ -105,6 +107,7 @@ class Engine(Generic[D]):
         self.observers = tuple(observers)
         self.clock: Clock = clock or SystemClock()
         self.store: Store | None = store if store is not None else None if domain is None else MemoryStore(domain)
+        self._keeps_runs = store is not None  #: else nothing outlives the engine, and a run_id is only a name
         self.threads = ThreadEnvironment(self.clock)
         self.tickets = Tickets()
         self._workers = workers
@@ -305,12 +308,28 @@ class Engine(Generic[D]):
             )
         run: Run[Any] = Run(step, self._token, next(self._numbers), run_id)
         run.blocking = blocking and plan.inline
+        if run_id is not None and self._keeps_runs:
+            self._check_durable(run)
+            run.durable = True
         if progress:
             from theus.observe.progress import ProgressBars
 
             run.listen(ProgressBars())
         self._active.add(run)
         return run, (args, kwargs)
+
+    def _check_durable(self, run: Run[Any]) -> None:
+        if not run.id or "/" in run.id:
+            raise DefinitionError(f"run_id={run.id!r}: give a name without a slash, such as 'nightly-24'.")
+        if isinstance(run.step, Process) and run.step.is_source:
+            raise DefinitionError(
+                f"run_id={run.id!r}: the generator {run.step.name!r} alone records nothing; "
+                f"put its items to work: flow({run.step.name}, each(...))."
+            )
+        if any(other.durable and other.id == run.id for other in list(self._active)):
+            raise DefinitionError(
+                f"run {run.id!r} is in hand in this engine already; wait for it, or give another run_id."
+            )
 
     def _plan(self, target: Any) -> _Plan:
         """What is found out once for each target."""
@@ -361,7 +380,9 @@ class Engine(Generic[D]):
                 run.task = asyncio.current_task()
             if listening:
                 self.tell(run, RunStarted(at=started, run_id=run.id, target=step.name))
-            if isinstance(step, Process) and not step.is_source:
+            if run.durable:
+                value = await run_recorded(self, run, start)
+            elif isinstance(step, Process) and not step.is_source:
                 value = await Attempts(self, run).call(step, NOTHING, Position(run, step.name), start)
             else:
                 attempts = Attempts(self, run, start[1])

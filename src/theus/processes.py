@@ -13,7 +13,19 @@ import inspect
 import sys
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    TypeAlias,
+    TypeVar,
+    cast,
+    get_type_hints,
+    overload,
+)
 
 from theus.errors import DefinitionError
 from theus.state.access import Contract
@@ -30,6 +42,7 @@ P = ParamSpec("P")
 
 NATURES = ("io", "cpu", "state")
 ENVIRONMENTS = ("inline", "loop", "thread", "interpreter", "worker", "ray", "dask")
+_FOUND_OUT = ("_default_values", "_hints")  # what a process keeps of its signature; found out again on the far side
 RESERVED = frozenset({"target", "run_id", "progress"})  # keywords of Engine.run itself
 
 
@@ -280,6 +293,17 @@ class Process(Step[In, Out]):
             self.__dict__["_default_values"] = defaults
         return defaults
 
+    def hint(self, name: str) -> Any:
+        """The type that a parameter, or the result (``"return"``), is annotated with; Any where that is not known."""
+        hints: dict[str, Any] | None = self.__dict__.get("_hints")
+        if hints is None:
+            try:
+                hints = get_type_hints(_function(self.fn))
+            except (NameError, TypeError, AttributeError, SyntaxError):  # imported for the type checker only
+                hints = {}
+            self.__dict__["_hints"] = hints
+        return hints.get(name, Any)
+
     # --- travel: by reference where the far side can import it, by value otherwise ---
 
     @property
@@ -297,7 +321,7 @@ class Process(Step[In, Out]):
     def __getstate__(self) -> dict[str, Any]:
         state = {slot: getattr(self, slot) for slot in Process.__slots__ if slot != "__dict__"}
         state["name"] = self.name
-        state["__dict__"] = {k: v for k, v in self.__dict__.items() if k != "_default_values"}
+        state["__dict__"] = {k: v for k, v in self.__dict__.items() if k not in _FOUND_OUT}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ class Commit:
     author: str  #: the process's name, for reports of conflicts
     #: Called inside the commit with a transaction on the newest state that already holds ``ops``; what it
     #: writes there belongs to the same commit, and if it raises, nothing is committed and that error comes out.
-    #: Messages to state and invariants run here.
+    #: Messages to state and invariants run here. It may set ``records``, so they are looked at only afterwards.
     complete: Callable[[Transaction], None] | None = None
     records: Sequence[Record] = ()  #: what they are to be
     expected: Sequence[Record] = ()  #: what records must be at that moment; else the answer is ``Refused``
@@ -190,6 +190,9 @@ class Clock(Protocol):
 
     def now(self) -> float:
         """Seconds, monotonic."""
+
+    def time(self) -> float:
+        """Seconds since 1970: what outlives this program is dated with it."""
 
     async def sleep(self, seconds: float) -> None:
         """Wait on the running loop."""

@@ -35,6 +35,7 @@ class Run(Generic[T]):
         "_number",
         "_token",
         "blocking",
+        "durable",
         "listeners",
         "state",
         "step",
@@ -45,6 +46,7 @@ class Run(Generic[T]):
         self.step = step
         self.state = "running"
         self.blocking = False  #: driven in its caller's thread: what waits in it may block
+        self.durable = False  #: recorded in the store, so that it can go on elsewhere
         self.task: asyncio.Task[Any] | None = None  #: the task it runs in, while it does
         self.listeners: tuple[Callable[[Event], None], ...] = ()
         self._token = token if run_id is None else run_id

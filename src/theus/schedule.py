@@ -61,14 +61,23 @@ class Hands(Protocol):
     def source(self, process: Process[Any, Any], value: Any, position: Position) -> AsyncIterator[Any]:
         """Start a generator process; what it yields comes one by one, as it is asked for."""
 
-    def test(self, node: Branch[Any, Any] | Repeat[Any, Any], value: Any) -> bool:
+    def test(self, node: Branch[Any, Any] | Repeat[Any, Any], value: Any, position: Position) -> bool:
         """Ask a predicate, on a read-only view of the newest state."""
 
     def fan_out(self, node: Each[Any, Any], total: int | None, position: Position) -> None:
         """Told when an ``each`` begins."""
 
-    async def sleep(self, seconds: float) -> None:
-        """Wait by the engine's clock."""
+    async def pace(self, seconds: float, position: Position) -> None:
+        """Wait before the start of an item."""
+
+    def in_stable_order(self, items: set[Any] | frozenset[Any]) -> Iterable[Any]:
+        """The items of a set, in an order that is the same when the run goes on elsewhere."""
+
+    def failed_before(self, position: Position) -> Exception | None:
+        """The error that was collected for an item before the run was resumed."""
+
+    def collected(self, error: Exception, position: Position) -> None:
+        """Told of an error that is put into the list of results."""
 
 
 async def walk(step: Step[Any, Any], value: Any, position: Position, hands: Hands) -> Any:
@@ -104,7 +113,7 @@ async def _parallel(node: Parallel[Any, Any], value: Any, position: Position, ha
 
 
 async def _branch(node: Branch[Any, Any], value: Any, position: Position, hands: Hands) -> Any:
-    chosen = node.then if hands.test(node, _given(value)) else node.otherwise
+    chosen = node.then if hands.test(node, _given(value), position) else node.otherwise
     if chosen is None:
         return _given(value)
     return await walk(chosen, value, Position(position, chosen.name), hands)
@@ -113,14 +122,14 @@ async def _branch(node: Branch[Any, Any], value: Any, position: Position, hands:
 async def _repeat(node: Repeat[Any, Any], value: Any, position: Position, hands: Hands) -> Any:
     step = node.steps[0]
     rounds = 0
-    while hands.test(node, _given(value)):
+    while hands.test(node, _given(value), here := Position(position, f"{step.name}#{rounds}")):
         if rounds == node.limit:
             raise LimitExceeded(
                 f"repeat({step.name}) was still not done after its limit of {node.limit} rounds. "
                 "Raise limit=, or look at its while_=.",
                 limit=node.limit,
             )
-        value = await walk(step, value, Position(position, f"{step.name}#{rounds}"), hands)
+        value = await walk(step, value, here, hands)
         rounds += 1
     return _given(value)
 
@@ -131,7 +140,7 @@ async def _each(node: Each[Any, Any], value: Any, position: Position, hands: Han
     if hasattr(value, "__aiter__"):
         items = value.__aiter__()
     else:
-        items, total = _items(node, value)
+        items, total = _items(node, hands.in_stable_order(value) if isinstance(value, (set, frozenset)) else value)
     del value
     hands.fan_out(node, total, position)
     workers = SOURCE_LIMIT if total is None else total
@@ -192,6 +201,9 @@ class _FanOut:
                 except StopAsyncIteration:
                     return
             here = Position(parent, index)
+            if self.collect and (failure := hands.failed_before(here)) is not None:
+                results[index] = failure
+                continue
             try:
                 if single:
                     results[index] = await hands.call(step, item, here)  # type: ignore[arg-type]
@@ -202,6 +214,7 @@ class _FanOut:
                     raise
                 if not hands.in_order:  # while debugging, the frames are what one wants to see
                     forget_frames(error)
+                hands.collected(error, here)
                 results[index] = error
             finally:
                 del item
@@ -220,7 +233,7 @@ class _FanOut:
             index = self.taken
             self.taken += 1
             if self.interval and index:
-                await self.hands.sleep(self.interval)
+                await self.hands.pace(self.interval, Position(self.position, index))
             return index, item
 
     def listed(self) -> list[Any]:

@@ -34,7 +34,10 @@ class MemoryStore:
         return self._head.snapshot
 
     async def commit(self, commit: Commit, *, blocking: bool) -> Committed | Conflict | Refused:
-        answer = self._commit(commit) if commit.records or commit.expected else self._head.commit(commit)
+        if commit.records or commit.expected or commit.complete is not None:
+            answer = self._commit(commit)
+        else:
+            answer = self._head.commit(commit)
         if self._listeners and type(answer) is Committed:
             for listener in self._listeners:
                 listener(answer)

@@ -7,6 +7,8 @@ import heapq
 import itertools
 import threading
 
+EPOCH = 1_893_456_000.0  #: the first of January 2030, UTC
+
 
 class FakeClock:
     """Stands still until ``advance``; with ``autojump=True`` every wait ends at once and moves the time by its length.
@@ -25,6 +27,10 @@ class FakeClock:
     def now(self) -> float:
         """Seconds since this clock was made, as far as it was advanced."""
         return self._now
+
+    def time(self) -> float:
+        """Seconds since 1970: this clock was made at the beginning of 2030."""
+        return EPOCH + self._now
 
     def advance(self, seconds: float) -> None:
         """Move the time; who waited for less wakes."""

@@ -1,0 +1,379 @@
+"""The journal of a durable run: what the store knows of it, and what each of its commits adds.
+
+::
+
+            run(run_id)                    crash, or its owner is gone
+  (none) ───────────────> running ───────────────────────────────> running (owner + 1)
+                             │  each step: one commit with its record
+                             ├──> done      walked again, every call is answered from its record
+                             └──> failed    run() goes on at the step that failed
+
+A run that is started again walks its workflow as always; a call that is recorded is not made but answered. So the nodes of
+a workflow need no rules of their own. What a predicate said and which items failed is *noted*: it goes with the next
+commit of the run, which comes before anything that was done because of it.
+
+What can fail: a commit (then the step did not happen), this engine (then the next owner goes on), another engine that
+took the run over (then every commit here is refused: ``RunFenced``), the code (``WorkflowChanged``).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+from theus.attempt import Attempts
+from theus.errors import DefinitionError, NotStorable, RunFenced, StoreError, TheusError, WorkflowChanged
+from theus.portal import Exiting
+from theus.processes import Process, Step
+from theus.protocols import Call, Commit, Committed, Conflict, Outcome, Record, Refused, Store
+from theus.schedule import NOTHING, Position, walk
+from theus.workflow import first_step
+from theus.workflow.outline import changes, difference, outline
+
+if TYPE_CHECKING:
+    from theus.engine import Engine
+    from theus.run import Run
+
+log = logging.getLogger("theus")
+
+NAME = "theus run"  #: the author of a run's own commits
+
+
+async def run_recorded(engine: Engine[Any], run: Run[Any], start: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+    """A durable run to its end: begun, gone on with, or, if it was done, answered from its records."""
+    step = run.step
+    journal = await Journal.open(engine, run, start)
+    try:
+        if isinstance(step, Process):
+            value = await Attempts(engine, run, None, journal).call(step, NOTHING, Position(run, step.name), start)
+        else:
+            attempts = Attempts(engine, run, start[1], journal)
+            value = await walk(step, start[0][0] if start[0] else NOTHING, Position(None, run), attempts)
+    except (RunFenced, WorkflowChanged, Exiting):
+        raise
+    except Exception as error:
+        try:
+            await journal.end("failed", repr(error))
+        except (StoreError, RunFenced):
+            log.exception("run %s failed, which could not be recorded", run.id)
+        raise
+    finally:
+        del start
+    await journal.end("done")
+    return value
+
+
+# --- what is written
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the store keeps of a run as a whole."""
+
+    run_id: str
+    target: str  #: the workflow's name
+    status: str  #: "running" (also if its owner died), "done" or "failed"
+    outline: Sequence[str]
+    names: Sequence[str | None]  #: of the arguments, in order; None: given by position
+    started: float  #: seconds since 1970
+    ended: float | None = None
+    error: str | None = None
+    arguments: Sequence[bytes] = ()  #: encoded
+
+    def record(self) -> Record:
+        fields = {name: getattr(self, name) for name in self.__slots__ if name not in ("run_id", "arguments")}
+        return Record("run", self.run_id, pack(fields, *self.arguments))
+
+    @staticmethod
+    def read(record: Record) -> Entry:
+        assert record.value is not None
+        fields, parts = unpack(record.value)
+        return Entry(run_id=record.key, arguments=parts, **fields)
+
+
+def pack(fields: dict[str, Any], *parts: bytes) -> bytes:
+    """A line of JSON, then the parts as they are."""
+    return json.dumps([fields, *map(len, parts)], separators=(",", ":")).encode() + b"\n" + b"".join(parts)
+
+
+def unpack(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
+    """The fields and the parts of ``pack``."""
+    line, _, rest = data.partition(b"\n")
+    fields, *sizes = json.loads(line)
+    parts = []
+    for size in sizes:
+        parts.append(rest[:size])
+        rest = rest[size:]
+    return fields, parts
+
+
+def encode(value: Any, hint: Any, *, process: str, where: str) -> bytes:
+    """A value as the store keeps it: JSON, as far as JSON gives it back unchanged."""
+    try:
+        data = json.dumps(value).encode()
+    except TypeError:
+        data = b"0"
+    if decode(data, hint) != value:
+        what = type(value).__name__
+        raise NotStorable(
+            f"process {process!r}: {where} cannot be kept by the store: {what}. Give text, numbers, lists and dicts.",
+            process=process,
+            path=where,
+            what=what,
+        )
+    return data
+
+
+def decode(data: bytes, hint: Any) -> Any:
+    """The value back."""
+    return json.loads(data)
+
+
+# --- the journal
+
+
+class Journal:
+    """One durable run, as its owner sees it."""
+
+    def __init__(self, engine: Engine[Any], run: Run[Any]) -> None:
+        assert engine.store is not None, "only a run with a store is durable"
+        self.store: Store = engine.store
+        self.run = run
+        self.expected: Sequence[Record] = ()  #: of every commit: that the run is still ours
+        self._engine = engine
+        self._entry: Entry
+        self._finished = False
+        self._found: dict[str, bytes] = {}  #: what was recorded before, by key
+        self._known: frozenset[str] | None = None  #: the keys of what was recorded, and of all above it
+        self._noted: dict[str, Record] = {}  #: goes with the next commit
+
+    # --- begin and end
+
+    @classmethod
+    async def open(cls, engine: Engine[Any], run: Run[Any], start: tuple[tuple[Any, ...], dict[str, Any]]) -> Journal:
+        """Begin the run, or take it over where it stands.
+
+        Raises:
+            DefinitionError: it was begun with other arguments.
+            WorkflowChanged: it was begun with another workflow.
+        """
+        journal = cls(engine, run)
+        entry = journal._new_entry(start)
+        answer: Committed | Conflict | Refused | None
+        while True:
+            known = next((record for record in await journal._look("run", run.id) if record.key == run.id), None)
+            if known is None:
+                answer = await journal._commit(
+                    [entry.record(), Record("owner", run.id, b"1")],
+                    [Record("run", run.id, None), Record("owner", run.id, None)],
+                )
+                owner = b"1"
+            else:
+                owner, answer = await journal._go_on(known, entry)
+            if not isinstance(answer, Refused):
+                journal.expected = (Record("owner", run.id, owner),)
+                return journal
+
+    async def _go_on(self, known: Record, entry: Entry) -> tuple[bytes, Committed | Conflict | Refused | None]:
+        """Check that the run can go on with this code, and take it over; a refusal means: look again."""
+        old = Entry.read(known)
+        self._check_arguments(old, entry)
+        if old.status == "done":
+            if old.outline != entry.outline:
+                raise self._changed(difference(old.outline, entry.outline))
+            self._entry, self._finished = old, True
+            await self._load()
+            return b"", None
+        (owner,) = [r for r in await self._look("owner", self.run.id) if r.key == self.run.id]
+        assert owner.value is not None
+        taken = b"%d" % (int(owner.value) + 1)
+        self._entry = Entry(
+            old.run_id, entry.target, "running", entry.outline, old.names, old.started, arguments=old.arguments
+        )
+        await self._load()
+        if diff := changes(old.outline, entry.outline, self._keys()):
+            raise self._changed(diff)
+        answer = await self._commit([self._entry.record(), Record("owner", self.run.id, taken)], [known, owner])
+        if isinstance(answer, Committed):
+            await self._load()  # what the owner before committed meanwhile; from now on it is refused
+        return taken, answer
+
+    async def end(self, status: str, error: str | None = None) -> None:
+        """Record how the run ended."""
+        if self._finished:
+            return
+        old = self._entry
+        entry = Entry(
+            old.run_id, old.target, status, old.outline, old.names, old.started, self._engine.clock.time(), error,
+            old.arguments,
+        )  # fmt: skip
+        self.made((), await self._commit([entry.record(), *self._noted.values()], self.expected))
+
+    def _new_entry(self, start: tuple[tuple[Any, ...], dict[str, Any]]) -> Entry:
+        step, (args, kwargs) = self.run.step, start
+        names: list[str | None] = [None] * len(args) + sorted(kwargs)
+        values = [*args, *(kwargs[name] for name in sorted(kwargs))]
+        arguments = []
+        for name, value, hint in zip(names, values, _hints(step, names), strict=True):
+            where = "the value it begins with" if name is None else f"the argument {name!r}"
+            arguments.append(encode(value, hint, process=step.name, where=where))
+        entry = Entry(
+            self.run.id, step.name, "running", outline(step), names, self._engine.clock.time(), arguments=arguments
+        )
+        self._entry = entry
+        return entry
+
+    def _check_arguments(self, old: Entry, new: Entry) -> None:
+        if list(old.names) == list(new.names) and list(old.arguments) == list(new.arguments):
+            return
+        was, given = self._arguments(old), self._arguments(new)
+        if was != given:
+            shown = [", ".join(repr(v) if n is None else f"{n}={v!r}" for n, v in some) for some in (was, given)]
+            raise DefinitionError(
+                f"run {self.run.id!r} was begun with ({shown[0]}) and cannot go on with ({shown[1]}). "
+                "Give what it was begun with, or another run_id."
+            )
+
+    def _arguments(self, entry: Entry) -> list[tuple[str | None, Any]]:
+        hints = _hints(self.run.step, entry.names)
+        parts = zip(entry.names, entry.arguments, hints, strict=True)
+        return [(name, decode(part, hint)) for name, part, hint in parts]
+
+    def _changed(self, diff: str) -> WorkflowChanged:
+        return WorkflowChanged(
+            f"run {self.run.id!r} was recorded with a workflow that differs where it has been already:\n{diff}\n"
+            "Run it with the code it was begun with, or begin another run. Steps it did not come to yet may change.",
+            diff=diff,
+        )
+
+    # --- the store
+
+    async def _look(self, kind: str, prefix: str) -> list[Record]:
+        if self.run.blocking:
+            return self.store.records(kind, prefix)
+        return await self._engine.threads.call(self.store.records, kind, prefix)
+
+    async def _commit(self, records: Sequence[Record], expected: Sequence[Record]) -> Committed | Conflict | Refused:
+        commit = Commit(0, (), (), NAME, records=records, expected=expected)
+        return await self.store.commit(commit, blocking=self.run.blocking)
+
+    async def _load(self) -> None:
+        self._found = {
+            record.key: record.value
+            for record in await self._look("step", f"{self.run.id}/")
+            if record.value is not None
+        }
+
+    def _keys(self) -> Iterable[str]:
+        """The keys of the nodes that have records, without the run."""
+        start = len(self.run.id) + 1
+        return (key[start:] for key in self._found)
+
+    # --- what was recorded before
+
+    def result(self, process: Process[Any, Any], position: Position) -> Any:
+        """What a call gave when it was made; NOTHING: it was not."""
+        data = self._found.pop(str(position), None) if self._found else None
+        if data is None:
+            if self._finished:
+                raise self._changed(f"no call {position} is recorded, though the run is done")
+            return NOTHING
+        return decode(unpack(data)[1][0], process.hint("return"))
+
+    def answer_of(self, position: Position) -> bool | None:
+        """What a predicate said; None: it was not asked."""
+        data = self._found.get(f"{position}/?")
+        return None if data is None else bool(unpack(data)[0]["answer"])
+
+    def failed_before(self, position: Position) -> Exception | None:
+        """The error that was collected for an item. What it was made of is gone: it is a plain TheusError."""
+        data = self._found.get(f"{position}/!")
+        return None if data is None else TheusError(unpack(data)[0]["error"])
+
+    def knows(self, position: Position) -> bool:
+        """Whether something at or below was recorded before."""
+        if self._known is None:
+            known = set()
+            for key in self._keys():
+                while key and key not in known:
+                    known.add(key)
+                    key = key.rpartition("/")[0]
+            self._known = frozenset(known)
+        return str(position)[len(self.run.id) + 1 :] in self._known
+
+    async def source(self, items: AsyncIterator[Any], position: Position) -> AsyncIterator[Any]:
+        """The items of a source, which is pulled again: an item is known by its number."""
+        data = self._found.get(f"{position}/end")
+        total = None if data is None else int(unpack(data)[0]["total"])
+        if self._finished:  # every call is answered, whatever it is asked with
+            for _ in range(total or 0):
+                yield None
+            return
+        count = 0
+        async for item in items:
+            yield item
+            count += 1
+        if total is not None and total != count:
+            raise self._changed(f"the source {position} gave {total} items before, and now {count}")
+        self._note(f"{position}/end", {"total": count})
+
+    def in_stable_order(self, items: set[Any] | frozenset[Any]) -> Iterable[Any]:
+        """Sorted by how they are stored: text hashes differ from process to process, and so does a set's order."""
+        return sorted(items, key=lambda item: encode(item, Any, process=NAME, where="an item of a set"))
+
+    # --- what is added
+
+    def records(self, call: Call, outcome: Outcome) -> list[Record]:
+        """What goes with the commit of a call."""
+        process = call.process
+        value = encode(outcome.value, process.hint("return"), process=process.name, where="what it returned")
+        assert call.snapshot is not None
+        fields = {
+            "process": process.name,
+            "base": max(outcome.base, call.snapshot.version),  # the snapshot it ended with
+            "attempt": call.attempt,
+            "at": self._engine.clock.time(),
+        }
+        return [Record("step", str(call.key), pack(fields, value)), *self._noted.values()]
+
+    def note_answer(self, position: Position, answer: bool) -> None:
+        """Note what a predicate said."""
+        self._note(f"{position}/?", {"answer": answer})
+
+    def note_failure(self, error: Exception, position: Position) -> None:
+        """Note that an item's error was collected."""
+        if not isinstance(error, RunFenced):
+            self._note(f"{position}/!", {"error": f"{type(error).__name__}: {error}"})
+
+    def _note(self, key: str, fields: dict[str, Any]) -> None:
+        self._noted[key] = Record("step", key, pack(fields))
+
+    def made(self, records: Sequence[Record], answer: Committed | Conflict | Refused) -> None:
+        """Take note of the store's answer to a commit that these records went with.
+
+        Raises:
+            RunFenced: the run is another engine's now.
+        """
+        if isinstance(answer, Committed):
+            for record in records:
+                if self._noted.get(record.key) is record:
+                    del self._noted[record.key]
+        elif isinstance(answer, Refused):
+            raise RunFenced(
+                f"run {self.run.id!r} was taken over by another engine, which goes on with it; here it ends.",
+                run_id=self.run.id,
+            )
+
+
+def _hints(step: Step[Any, Any], names: Sequence[str | None]) -> list[Any]:
+    """The types of a run's arguments, as far as its first process tells."""
+    first = first_step(step)
+    if not isinstance(first, Process):
+        return [Any] * len(names)
+    by_position = first.parameters if first is step else (first.pipe_parameter,)
+    places = [place if name is None else name for place, name in zip_longest(by_position, names)][: len(names)]
+    return [Any if name is None else first.hint(name) for name in places]

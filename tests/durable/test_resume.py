@@ -1,0 +1,457 @@
+"""A durable run goes on where it stopped: restarts are a second engine on the same store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from theus import (
+    DefinitionError,
+    Engine,
+    NotStorable,
+    RunFenced,
+    WorkflowChanged,
+    branch,
+    each,
+    flow,
+    parallel,
+    process,
+    repeat,
+)
+from theus.stores.memory import MemoryStore
+
+
+@dataclass
+class Shop:
+    stock: dict[str, int] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+    rounds: int = 0
+
+
+class Trouble(Exception):
+    pass
+
+
+class World:
+    """Counts what ran; a call whose name and argument are in ``broken`` fails."""
+
+    def __init__(self) -> None:
+        self.ran: Counter[str] = Counter()
+        self.broken: set[str] = set()
+
+    def step(self, name: str) -> None:
+        self.ran[name] += 1
+        if name in self.broken:
+            raise Trouble(name)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def store() -> Iterator[MemoryStore]:
+    return MemoryStore(Shop())
+
+
+def engine(store: MemoryStore) -> Engine[Shop]:
+    return Engine(store=store)
+
+
+def make(world: World):
+    """A workflow with every kind of node."""
+
+    @process
+    def load(ctx, count: int):
+        world.step("load")
+        ctx.domain.log.append("load")
+        return list(range(count))
+
+    @process
+    def work(ctx, item: int):
+        world.step(f"work {item}")
+        ctx.domain.stock[f"n{item}"] = item
+        return item * 10
+
+    @process
+    async def left(ctx, items):
+        world.step("left")
+        ctx.domain.log.append("left")
+        return sum(items)
+
+    @process
+    def right(ctx, items):
+        world.step("right")
+        return len(items)
+
+    @process
+    def rich(ctx, pair):
+        world.step("rich")
+        ctx.domain.log.append("rich")
+        return list(pair)
+
+    @process
+    def poor(ctx, pair):
+        world.step("poor")
+        return [0, 0]
+
+    @process
+    def again(ctx, pair):
+        world.step(f"again {ctx.domain.rounds}")
+        ctx.domain.rounds += 1
+        return [pair[0] + 1, pair[1]]
+
+    @process
+    def last(ctx, pair):
+        world.step("last")
+        ctx.domain.log.append("last")
+        return pair
+
+    return flow(
+        load,
+        each(work),
+        parallel(left, right),
+        branch(lambda domain, pair: pair[0] > 5 and "rich" not in domain.log, rich, poor),
+        repeat(again, while_=lambda domain: domain.rounds < 3, limit=10),
+        last,
+    )
+
+
+STEPS = ["load", "work 0", "work 1", "work 2", "left", "right", "rich", "again 0", "again 1", "again 2", "last"]
+RESULT = [33, 3]
+STATE = Shop({"n0": 0, "n1": 1, "n2": 2}, ["load", "left", "rich", "last"], 3)
+
+
+@pytest.mark.parametrize("failing", STEPS)
+def test_a_failed_run_goes_on_at_the_step_that_failed(store, world, failing):
+    world.broken = {failing}
+    with engine(store) as first, pytest.raises(Trouble):
+        first.run(make(world), 3, run_id="nightly-24")
+    world.broken = set()
+    with engine(store) as second:
+        assert second.run(make(world), 3, run_id="nightly-24") == RESULT
+        assert second.state == STATE
+    expected = Counter(STEPS) + Counter([failing])
+    # An item or branch that was cancelled because a sibling failed begins anew.
+    assert set(world.ran) == set(expected)
+    assert all(
+        world.ran[name] == 1 for name in STEPS if name != failing and not name.startswith(("work", "left", "right"))
+    )
+    assert world.ran[failing] == 2
+
+
+def test_a_finished_run_gives_its_result_and_runs_nothing(store, world):
+    with engine(store) as first:
+        assert first.run(make(world), 3, run_id="nightly-24") == RESULT
+    assert world.ran == Counter(STEPS)
+    with engine(store) as second:
+        version = store.snapshot.version
+        assert second.run(make(world), 3, run_id="nightly-24") == RESULT
+        assert store.snapshot.version == version
+    assert world.ran == Counter(STEPS)
+
+
+def test_another_run_id_is_another_run(store, world):
+    with engine(store) as first:
+        first.run(make(world), 3, run_id="one")
+        first.run(make(world), 3, run_id="on")
+    assert world.ran["load"] == 2
+
+
+def test_each_goes_on_item_by_item(store, world):
+    world.broken = {"work 1"}
+    crawl = make(world)
+    with Engine(store=store, debug=True) as first, pytest.raises(Trouble):  # in order: item 0 is done, 2 never began
+        first.run(crawl, 3, run_id="r")
+    assert world.ran == Counter(["load", "work 0", "work 1"])
+    world.broken = set()
+    with engine(store) as second:
+        second.run(crawl, 3, run_id="r")
+    assert world.ran == Counter(STEPS) + Counter(["work 1"])
+
+
+def test_predicates_are_not_asked_again(store, world):
+    """What they look at has changed since: asked again, this one would say the opposite."""
+    asked = []
+
+    def fresh(domain):
+        asked.append(domain.rounds)
+        return domain.rounds == 0
+
+    @process
+    def mark(ctx):
+        ctx.domain.rounds += 1
+        return "marked"
+
+    @process
+    def then(ctx, value):
+        world.step("then")
+        return value
+
+    way = flow(branch(fresh, flow(mark, then), lambda: "other way"))
+    world.broken = {"then"}
+    with engine(store) as first, pytest.raises(Trouble):
+        first.run(way, run_id="r")
+    world.broken = set()
+    with engine(store) as second:
+        assert second.run(way, run_id="r") == "marked"
+    assert asked == [0]
+
+
+@pytest.mark.parametrize("door", ["run", "arun"])
+def test_a_lone_process(store, world, door):
+    @process
+    def place(ctx, sku: str, qty: int = 1):
+        world.step("place")
+        ctx.domain.stock[sku] = qty
+        return qty
+
+    def run(**arguments):
+        with engine(store) as shop:
+            if door == "arun":
+                return asyncio.run(shop.arun(place, run_id="order-1", **arguments))
+            return shop.run(place, run_id="order-1", **arguments)
+
+    assert run(sku="tea", qty=2) == 2
+    assert run(sku="tea", qty=2) == 2
+    assert world.ran["place"] == 1
+    with pytest.raises(DefinitionError, match=r"begun with \(qty=2, sku='tea'\).* with \(qty=3, sku='tea'\)"):
+        run(sku="tea", qty=3)
+
+
+def test_keywords_of_the_first_step_are_used_up_by_it_even_if_it_is_recorded(store, world):
+    @process
+    def first(ctx, *, name: str):
+        world.step("first")
+        return name
+
+    @process
+    def second(ctx, value, name: str = "default"):
+        world.step("second")
+        return [value, name]
+
+    both = flow(first, second)
+    world.broken = {"second"}
+    with engine(store) as shop, pytest.raises(Trouble):
+        shop.run(both, name="given", run_id="r")
+    world.broken = set()
+    with engine(store) as shop:
+        assert shop.run(both, name="given", run_id="r") == ["given", "default"]
+
+
+def test_a_state_process_and_messages_are_recorded_in_their_commit(store, world):
+    @process(nature="state")
+    def count(ctx, n=1):
+        world.step("count")
+        ctx.domain.rounds += n
+        return ctx.domain.rounds
+
+    @process
+    def send(ctx, value):
+        ctx.send(count, n=10)
+        return value + 1
+
+    @process
+    def last(ctx, value):
+        world.step("last")
+        return value
+
+    work = flow(count, send, last)
+    world.broken = {"last"}
+    with engine(store) as shop, pytest.raises(Trouble):
+        shop.run(work, run_id="r")
+    world.broken = set()
+    with engine(store) as shop:
+        assert shop.run(work, run_id="r") == 2
+        assert shop.state.rounds == 11
+
+
+def test_collected_errors_stay_what_they_were(store, world):
+    @process
+    def check(ctx, item):
+        world.step(f"check {item}")
+        return item
+
+    @process
+    def after(ctx, results):
+        world.step("after")
+        return [str(r) if isinstance(r, Exception) else r for r in results]
+
+    checks = flow(each(check, on_error="collect"), after)
+    world.broken = {"check 1", "after"}
+    with engine(store) as shop, pytest.raises(Trouble):
+        shop.run(checks, [0, 1, 2], run_id="r")
+    world.broken = set()
+    for _ in range(2):
+        with engine(store) as shop:
+            assert shop.run(checks, [0, 1, 2], run_id="r") == [0, "Trouble: check 1", 2]
+    assert world.ran == Counter({"check 0": 1, "check 1": 1, "check 2": 1, "after": 2})
+
+
+def test_a_source_is_pulled_again_and_its_items_are_known_by_number(store, world):
+    @process
+    def lines():
+        world.step("lines")
+        yield from ["a", "b", "c"]
+
+    @process
+    def read(ctx, line):
+        world.step(f"read {line}")
+        return line.upper()
+
+    @process
+    def last(ctx, found):
+        world.step("last")
+        return found
+
+    work = flow(lines, each(read, limit=1), last)
+    world.broken = {"read b"}
+    with engine(store) as shop, pytest.raises(Trouble):
+        shop.run(work, run_id="r")
+    world.broken = {"last"}
+    with engine(store) as shop, pytest.raises(Trouble):
+        shop.run(work, run_id="r")
+    world.broken = set()
+    for _ in range(2):
+        with engine(store) as shop:
+            assert shop.run(work, run_id="r") == ["A", "B", "C"]
+    assert world.ran == Counter({"lines": 3, "read a": 1, "read b": 2, "read c": 1, "last": 2})
+
+
+def test_what_cannot_be_kept_is_refused_and_nothing_is_committed(store):
+    @process
+    def odd(ctx):
+        ctx.domain.rounds += 1
+        return object()
+
+    with engine(store) as shop:
+        with pytest.raises(NotStorable, match="odd"):
+            shop.run(odd, run_id="r")
+        assert shop.state.rounds == 0
+
+
+@pytest.mark.parametrize("domain", [None, Shop()])
+def test_without_a_store_a_run_id_is_only_a_name(world, domain):
+    @process
+    def step(ctx):
+        world.step("step")
+        return ctx.key
+
+    with Engine(domain) as plain:
+        assert plain.run(step, run_id="r") == plain.run(step, run_id="r") == "r/step"
+    assert world.ran["step"] == 2
+
+
+@pytest.mark.parametrize("run_id", ["", "a/b"])
+def test_run_ids_that_cannot_be(store, run_id):
+    with engine(store) as shop, pytest.raises(DefinitionError, match="run_id"):
+        shop.run(lambda: 1, run_id=run_id)
+
+
+# --- owners
+
+
+def test_a_run_in_hand_is_not_begun_twice_in_one_engine(store):
+    @process
+    def outer(ctx):
+        with pytest.raises(DefinitionError, match="in hand"):
+            shop.run(lambda: 1, run_id="r")
+        return 1
+
+    with engine(store) as shop:
+        assert shop.run(outer, run_id="r") == 1
+
+
+def test_the_next_starter_takes_over_and_the_older_owner_is_fenced(store, world):
+    other = engine(store)
+
+    @process
+    def first(ctx):
+        ctx.domain.rounds += 1
+        return 1
+
+    @process(retries=3)
+    def second(ctx, value):
+        world.step("second")
+        ctx.domain.rounds += 1
+        if world.ran["second"] == 1:
+            assert other.run(both, run_id="r") == 2
+        return value + 1
+
+    both = flow(first, second)
+    with engine(store) as shop, pytest.raises(RunFenced) as caught:
+        shop.run(both, run_id="r")
+    assert caught.value.run_id == "r"
+    assert world.ran["second"] == 2
+    assert other.state.rounds == 2
+    assert other.run(both, run_id="r") == 2  # it is done, and stays so
+
+
+# --- changed code
+
+
+def test_what_was_not_begun_yet_may_change(store, world):
+    @process
+    def one(ctx):
+        world.step("one")
+        return 1
+
+    @process
+    def two(ctx, value):
+        raise Trouble
+
+    @process
+    def three(ctx, value):
+        return value + 2
+
+    with engine(store) as shop, pytest.raises(Trouble):
+        shop.run(flow(one, two), run_id="r")
+    with engine(store) as shop:
+        assert shop.run(flow(one, three, three), run_id="r") == 5
+    assert world.ran["one"] == 1
+
+
+def changed_workflows():
+    @process
+    def pack(ctx, value=0, *, paper: str = "brown"):
+        return value
+
+    @process
+    def wrap(ctx, value=0):
+        return value
+
+    @process
+    def fail(ctx, value):
+        raise Trouble
+
+    return [
+        (flow(pack, fail), flow(wrap, fail), "-0.pack: pack\n"),
+        (flow(pack.bind(paper="brown"), fail), flow(pack.bind(paper="white"), fail), "+0.pack: pack(paper='white')"),
+        (flow(pack, fail), parallel(pack, fail), "-: flow\n+: parallel"),
+        (flow(pack, wrap, fail), flow(pack, fail), "-1.wrap: wrap"),
+        (flow(flow(pack, wrap), fail), flow(each(pack), wrap, fail), "-0.flow(pack, wrap)/0.pack: pack"),
+    ]
+
+
+@pytest.mark.parametrize(("before", "after", "shown"), changed_workflows())
+def test_a_changed_workflow_is_refused_with_a_diff_and_stays_as_it_is(store, before, after, shown):
+    with engine(store) as shop:
+        with pytest.raises(Trouble):
+            shop.run(before, 0, run_id="r")
+        with pytest.raises(WorkflowChanged) as caught:
+            shop.run(after, 0, run_id="r")
+        assert shown in caught.value.diff
+        with pytest.raises(Trouble):
+            shop.run(before, 0, run_id="r")
+
+
+def test_a_finished_run_is_answered_only_with_the_workflow_it_was(store):
+    with engine(store) as shop:
+        shop.run(flow(changed_workflows()[0][0].steps[0]), run_id="r")
+        with pytest.raises(WorkflowChanged):
+            shop.run(changed_workflows()[0][0], run_id="r")

@@ -455,3 +455,54 @@ def test_a_finished_run_is_answered_only_with_the_workflow_it_was(store):
         shop.run(flow(changed_workflows()[0][0].steps[0]), run_id="r")
         with pytest.raises(WorkflowChanged):
             shop.run(changed_workflows()[0][0], run_id="r")
+
+
+def test_what_was_noted_last_is_recorded_with_the_end(store, world):
+    """A predicate, an item's error and a source's end are followed by no step that could carry their records."""
+
+    @process
+    def lines():
+        yield from ["a", "b"]
+
+    @process
+    def check(ctx, line):
+        world.step(f"check {line}")
+        return line
+
+    checks = flow(lines, each(check, on_error="collect"))
+    asked = []
+    unchanged = branch(lambda domain, value: asked.append(value), check)
+    world.broken = {"check b"}
+    for _ in range(2):
+        with engine(store) as shop:
+            first, error = shop.run(checks, run_id="r")
+            assert first == "a"
+            assert str(error).endswith("check b")
+            assert shop.run(unchanged, "c", run_id="s") == "c"
+        world.broken = set()
+    assert world.ran == Counter(["check a", "check b"])
+    assert asked == ["c"]
+
+
+def test_a_source_that_gives_another_number_of_items_is_refused(store, world):
+    @process
+    def lines():
+        world.step("lines")
+        yield from ["a", "b"] if world.ran["lines"] == 1 else ["a"]
+
+    @process
+    def read(ctx, line):
+        return line
+
+    @process
+    def last(ctx, found):
+        world.step("last")
+        return found
+
+    work = flow(lines, each(read), last)
+    world.broken = {"last"}
+    with engine(store) as shop:
+        with pytest.raises(Trouble):
+            shop.run(work, run_id="r")
+        with pytest.raises(WorkflowChanged, match="gave 2 items before, and now 1"):
+            shop.run(work, run_id="r")

@@ -37,6 +37,7 @@ FAR = {"theus.environments"} | {
         "far_book",
         "far_control",
         "far_host",
+        "far_interpreter",
         "faults",
         "parcel",
         "changes",

@@ -1,6 +1,7 @@
 """Every environment passes the checks that ship with theus."""
 
 import asyncio
+import sys
 
 import pytest
 
@@ -11,33 +12,38 @@ from theus.environments.thread import ThreadEnvironment
 from theus.environments.worker import WorkerEnvironment
 from theus.testing.environments import RESOURCES, check_environment, checks_for
 
-
-class KeptWorkers(WorkerEnvironment):
-    """Lives through many checks: quicker, and what one check leaves behind would show in the next."""
-
-    async def stop(self, grace):
-        pass
-
-
-@pytest.fixture(scope="module")
-def kept():
-    environment = KeptWorkers(1, resources=RESOURCES)
-    yield environment
-    asyncio.run(WorkerEnvironment.stop(environment, 2.0))
-
-
 MAKERS = {
     "inline": InlineEnvironment,
     "loop": lambda: LoopEnvironment(SystemClock()),
     "thread": lambda: ThreadEnvironment(SystemClock(), 3),
     "worker": lambda: WorkerEnvironment(1, resources=RESOURCES),
 }
+if sys.version_info >= (3, 14):
+    from theus.environments.interpreter import InterpreterEnvironment
+
+    MAKERS["interpreter"] = lambda: InterpreterEnvironment(1, resources=RESOURCES)
+
+
+@pytest.fixture(scope="module")
+def kept():
+    """Environments that live through many checks: quicker, and what one check leaves behind would show in the next."""
+    environments = {name: MAKERS[name]() for name in MAKERS if name in ("worker", "interpreter")}
+    stops = [environment.stop for environment in environments.values()]
+
+    async def stay(grace):
+        pass
+
+    for environment in environments.values():
+        environment.stop = stay
+    yield environments
+    for stop in stops:
+        asyncio.run(stop(2.0))
 
 
 @pytest.mark.parametrize(("name", "check"), [(name, check) for name in MAKERS for check in checks_for(name)], ids=str)
 def test_environment(name, check, kept):
-    alone = name != "worker" or any(word in str(check) for word in ("stop", "capacity", "resource", "once"))
-    asyncio.run(check(MAKERS[name] if alone else lambda: kept))
+    alone = name not in kept or any(word in str(check) for word in ("stop", "capacity", "resource", "once"))
+    asyncio.run(check(MAKERS[name] if alone else lambda: kept[name]))
 
 
 def test_all_at_once():

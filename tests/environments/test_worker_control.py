@@ -7,7 +7,8 @@ import socket
 import pytest
 
 from theus.environments import wire
-from theus.environments.far_control import Control
+from theus.environments.far_control import ProcessControl
+from theus.environments.peer import Peer
 from theus.environments.worker_process import WorkerProcess
 
 
@@ -27,7 +28,7 @@ class Line:
 def control():
     near, far = socket.socketpair()
     with near, far:
-        yield Control(far, Line(), 1)
+        yield ProcessControl(far, Line(), 1)
 
 
 def test_what_has_not_begun_is_handed_back_and_does_not_begin(control):
@@ -98,5 +99,5 @@ def test_a_worker_that_cannot_start_leaves_nothing_open(monkeypatch):
     before = set(os.listdir("/proc/self/fd"))
     monkeypatch.setattr("sys.executable", "/does/not/exist")
     with pytest.raises(OSError, match="exist"):
-        WorkerProcess()
+        Peer(WorkerProcess)
     assert set(os.listdir("/proc/self/fd")) == before

@@ -26,7 +26,7 @@ def clean():
 def pool(clean):
     """One environment for the whole table: it has to heal again and again."""
     lost = []
-    environment = WorkerEnvironment(2, on_lost=lambda process, code: lost.append((process, code)))
+    environment = WorkerEnvironment(2, on_lost=lambda call, environment, code: lost.append((call.process.name, code)))
     yield environment, lost
     asyncio.run(environment.stop(2.0))
 

@@ -1,4 +1,4 @@
-"""The far side: what a worker process runs. Standard library, cloudpickle and the lower layers of theus only.
+"""The far side: what a worker runs, a process or a sub-interpreter. Standard library, cloudpickle and the lower layers of theus only.
 
 ::
 
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from theus.environments import wire
 from theus.environments.far_book import FarBook
-from theus.environments.far_control import Control, Stopped, end_group
+from theus.environments.far_control import Control, ProcessControl, Stopped, end_group
 from theus.environments.far_host import FarHost
 from theus.environments.faults import culprit, pack_error, text_of
 from theus.environments.parcel import FAULTS, PROTOCOL, SIMPLE, Parcel, variable
@@ -49,18 +49,21 @@ _NO_MORE = (None, (), (), (), ())
 
 
 def main(wire_fd: int, control_fd: int, parent: int) -> None:
-    """Serve calls until the near side says END or is gone."""
-    sys.modules["__main__"] = ModuleType("__main__")
-    FarSide(socket.socket(fileno=wire_fd), socket.socket(fileno=control_fd), parent).serve()
+    """In a worker process: serve calls until the near side says END or is gone."""
+    sock = socket.socket(fileno=wire_fd)
+    line = wire.Line(sock, end_group)
+    FarSide(sock, line, ProcessControl(socket.socket(fileno=control_fd), line, parent)).serve()
+    # The socket stays open until the process is really gone: its end tells the near side just that.
+    sock.detach()
 
 
 class FarSide:
     """One worker."""
 
-    def __init__(self, sock: socket.socket, control: socket.socket, parent: int) -> None:
+    def __init__(self, sock: socket.socket, line: wire.Line, control: Control) -> None:
         self._sock = sock
-        self._line = wire.Line(sock, end_group)
-        self._control = Control(control, self._line, parent)
+        self._line = line
+        self._control = control
         self._book = FarBook(Variables().name_of)
         self._host = FarHost(self._line, self._book, self._control)
         self._levels: Levels = {}
@@ -69,6 +72,7 @@ class FarSide:
 
     def serve(self) -> None:
         """Run calls in the order in which they come."""
+        sys.modules["__main__"] = ModuleType("__main__")
         self._control.start()
         logging.root.addHandler(Courier(self._host.log))
         self._line.send(wire.READY, 0, [wire.number(os.getpid())])
@@ -78,8 +82,6 @@ class FarSide:
             pass
         with self._control.leaving():
             self._host.close()
-        # The socket stays open until the process is really gone: its end tells the near side just that.
-        self._sock.detach()
 
     def _receive(self) -> None:
         reader = wire.Reader(self._sock)
@@ -115,7 +117,7 @@ class FarSide:
             opening = "config"
             config = self._open_config()
         except FAULTS as error:
-            self._fail(frame.seq, f"{opening} (opening it in the worker process failed)", error)
+            self._fail(frame.seq, f"{opening} (opening it there failed)", error)
             return
         attempt, key, deadline, strict = envelope[1:5]
         call = Call(process, args, kwargs, snapshot, config, pipe, attempt, key, deadline, self._host, strict, kept)
@@ -229,10 +231,7 @@ class FarSide:
     def _set_up(self, definitions: list[tuple[int, bytes]], content: dict[str, Any]) -> None:
         sys.path[:] = content["path"]
         sys.argv[:] = content["argv"]
-        try:
-            os.chdir(content["directory"])
-        except (OSError, TypeError):  # it is gone; then the near side is in no better place
-            pass
+        self._control.enter_directory(content["directory"])
         set_levels(content["levels"], self._levels)
         self._levels = content["levels"]
         self._learn(definitions, ())

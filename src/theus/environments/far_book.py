@@ -7,7 +7,6 @@ from contextvars import ContextVar
 from types import FunctionType
 from typing import Any
 
-from theus.environments.changes import MISSING
 from theus.environments.parcel import FAULTS, Opener, Parcel, open_parcel, pack_parcel
 
 
@@ -40,8 +39,7 @@ class FarBook:
 
     def resolve(self, token: int) -> Any:
         """The object of that token."""
-        found = self._objects.get(token, MISSING)
-        return self._load(token) if found is MISSING else found
+        return self._load(token) if token in self._bodies else self._objects[token]
 
     def make(self, token: int, constructor: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Make an empty definition and know it, so that what it refers to can refer back; a known one is kept."""
@@ -69,8 +67,11 @@ class FarBook:
         self._tokens[id(value)] = token
 
     def _load(self, token: int) -> Any:
-        body = self._bodies[token]
-        value = Opener(body, self).load()
-        self._bodies.pop(token, None)
+        body = self._bodies.pop(token)  # before it is opened: what it refers to may refer back to it
+        try:
+            value = Opener(body, self).load()
+        except BaseException:
+            self._bodies[token] = body  # what is half made must not pass for the whole
+            raise
         self._know(token, value)
         return value

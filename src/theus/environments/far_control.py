@@ -2,12 +2,13 @@
 
 Calls are numbered. A call begins only if it has not been handed back: RECALL and STOP hand back all that have not begun.
 
-An interrupt (STOP) is a SIGTERM that the worker sends itself: its handler runs in the main thread, between two byte codes
+In a worker process an interrupt (STOP) is a SIGTERM that the worker sends itself: its handler runs in the main thread, between two byte codes
 or out of a blocking system call, sees whether the call it is meant for still runs, and only then raises ``Stopped`` in
 it, or cancels the task of an ``async def``. So ``local`` closes as usual. What does not end soon is killed by the near side.
 A worker that was interrupted ends: nobody knows what the call left half done in its modules.
 
 A worker whose near side is gone ends with all that it started: the control socket tells, and on Linux the system itself.
+How a sub-interpreter does it, without signals, is in ``far_interpreter.py``.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import signal
 import socket
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,30 +39,25 @@ class Stopped(BaseException):
     """Raised in a body that is to end now."""
 
 
-class Control:
-    """Reads the control socket in a thread of its own."""
+class Control(ABC):
+    """Reads the control socket in a thread of its own. What differs between a process and an interpreter is below."""
 
-    def __init__(self, sock: socket.socket, line: wire.Line, parent: int) -> None:
+    def __init__(self, sock: socket.socket, line: wire.Line) -> None:
         self.ending = False  #: take no more calls
         self.running = 0  #: the call that runs or ran last
         self.in_body = False
         self._sock = sock
         self._line = line
-        self._parent = parent
-        self._pid = os.getpid()
         self._order = threading.Lock()  # over ``running`` and:
         self._given_back = 0  #: calls up to this one that had not begun were handed back
         self._stop = -1  #: the call to interrupt; 0: none, but take no more
         self._task: asyncio.Task[Any] | None = None
 
-    def start(self) -> None:
-        """Take over the signals and begin to listen."""
-        signal.signal(signal.SIGINT, _ignore)  # the near side decides; SIG_IGN would pass on to child processes
-        signal.signal(signal.SIGTERM, self._on_sigterm)
-        os.register_at_fork(after_in_child=self._forked)
-        threading.Thread(target=self._listen, name="theus-control", daemon=True).start()
-
     # --- for the main thread ---
+
+    @abstractmethod
+    def start(self) -> None:
+        """Begin to listen."""
 
     def begin(self, seq: int) -> bool:
         """Whether this call may begin; if so, it is the one that runs."""
@@ -90,6 +87,60 @@ class Control:
         finally:
             self._task = None
 
+    def leave_if_forked(self) -> None:  # noqa: B027 - there is nothing to do where no body can fork
+        """End a child that a body forked and that came out of the body: it has no business here."""
+
+    def enter_directory(self, directory: str | None) -> None:  # noqa: B027 - nor where there is one directory for all
+        """Work where the near side works."""
+
+    @abstractmethod
+    def leaving(self) -> AbstractContextManager[None]:
+        """The last things are done inside; afterwards nobody listens any more."""
+
+    # --- the control thread ---
+
+    def _obey(self, frame: wire.Frame) -> None:
+        with self._order:
+            first = max(self.running, self._given_back) + 1
+            last = frame.seq if frame.kind == wire.RECALL else _LAST
+            self._given_back = max(self._given_back, last)
+            running = self.running
+            # Before the next call may begin: the near side counts on answers coming in the order of the calls.
+            self._line.send(wire.RETURNED, first, [wire.number(last)])
+        if frame.kind == wire.STOP:
+            self._stop = frame.seq
+            self.ending = True
+            if frame.seq == running:
+                self._interrupt()
+
+    @abstractmethod
+    def _interrupt(self) -> None:
+        """Stop the call that runs."""
+
+    def _cancel(self) -> bool:
+        """Stop an ``async def`` body where it waits, if it is one that runs."""
+        task = self._task
+        if task is None:
+            return False
+        task.get_loop().call_soon_threadsafe(task.cancel)
+        return True
+
+
+class ProcessControl(Control):
+    """In a worker process: an interrupt is a signal, and the end of the near side is the end of all that is here."""
+
+    def __init__(self, sock: socket.socket, line: wire.Line, parent: int) -> None:
+        super().__init__(sock, line)
+        self._parent = parent
+        self._pid = os.getpid()
+
+    def start(self) -> None:
+        """Take over the signals and begin to listen."""
+        signal.signal(signal.SIGINT, _ignore)  # the near side decides; SIG_IGN would pass on to child processes
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        os.register_at_fork(after_in_child=self._forked)
+        threading.Thread(target=self._listen, name="theus-control", daemon=True).start()
+
     @contextmanager
     def leaving(self) -> Iterator[None]:
         """The last things; afterwards, if a signal from outside ended the worker, it ends by that signal."""
@@ -104,16 +155,21 @@ class Control:
         if os.getpid() != self._pid:
             os._exit(0)
 
+    def enter_directory(self, directory: str | None) -> None:
+        """Work where the near side works."""
+        if directory is not None:
+            try:
+                os.chdir(directory)
+            except OSError:  # it is gone; then the near side is in no better place
+                pass
+
     # --- signals, in the main thread ---
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
         if self._stop > 0 and self._stop != self.running:
             return  # the call that it was meant for has ended
         self.ending = True
-        task = self._task
-        if task is not None:
-            task.get_loop().call_soon_threadsafe(task.cancel)
-        elif self.in_body or self._stop < 0:
+        if not self._cancel() and (self.in_body or self._stop < 0):
             raise Stopped
 
     def _forked(self) -> None:
@@ -141,19 +197,8 @@ class Control:
             pass
         end_group()
 
-    def _obey(self, frame: wire.Frame) -> None:
-        with self._order:
-            first = max(self.running, self._given_back) + 1
-            last = frame.seq if frame.kind == wire.RECALL else _LAST
-            self._given_back = max(self._given_back, last)
-            running = self.running
-            # Before the next call may begin: the near side counts on answers coming in the order of the calls.
-            self._line.send(wire.RETURNED, first, [wire.number(last)])
-        if frame.kind == wire.STOP:
-            self._stop = frame.seq
-            self.ending = True
-            if frame.seq == running:
-                os.kill(self._pid, signal.SIGTERM)
+    def _interrupt(self) -> None:
+        os.kill(self._pid, signal.SIGTERM)
 
 
 def end_group() -> None:

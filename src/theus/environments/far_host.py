@@ -1,4 +1,4 @@
-"""What a call in a worker may ask of its engine: the wire answers, or this worker process itself."""
+"""What a call in a worker may ask of its engine: the wire answers, or this worker itself."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class FarHost:
         except FAULTS as error:
             what = culprit(value, "the reported value", self._book.pack)
             raise NotTransferable(
-                f"process {call.process.name!r} reported what cannot leave its worker process: {what}. "
+                f"process {call.process.name!r} reported what cannot leave its worker: {what}. "
                 "Report text, numbers or plain containers.",
                 process=call.process.name,
                 what=what,
@@ -49,7 +49,7 @@ class FarHost:
         self._line.send_parcel(wire.REPORT, self._control.running, parcel)
 
     def resource(self, name: str) -> Any:
-        """The instance of this worker process, made at first use."""
+        """The instance of this worker, made at first use."""
         with self._making:
             if name not in self._resources:
                 self._resources[name] = self._make(name)
@@ -64,7 +64,7 @@ class FarHost:
             )
         if isinstance(factory, str):
             raise NotTransferable(
-                f"resource {name!r} cannot be made in a worker process: its factory does not cross ({factory}). "
+                f"resource {name!r} cannot be made in a worker: its factory does not cross ({factory}). "
                 "Give a function at the top of a module that makes it.",
                 process="",
                 what=factory,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from theus.environments.book import Definition
-    from theus.environments.worker_process import WorkerProcess
+    from theus.environments.peer import Peer
     from theus.protocols import Call
 
 SHORT = 0.0005  #: seconds; calls that lately took no longer are sent ahead of their turn
@@ -48,7 +48,7 @@ class Job:
     config: Packed | None = None
     config_number: int = 0
     short: bool = False  #: expected to be
-    worker: WorkerProcess | None = None  #: the one that it was sent to
+    worker: Peer | None = None  #: the one that it was sent to
     seq: int = 0  #: its number there
     since: float = 0.0  #: when it came to be the first in line there
     deadline: float | None = None  #: when it is to be stopped; once it was told to stop, when it is killed

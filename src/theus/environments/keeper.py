@@ -13,9 +13,8 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from theus.environments.worker_process import WorkerProcess
-
 if TYPE_CHECKING:
+    from theus.environments.peer import Peer
     from theus.environments.pool import Pool
 
 PATIENCE = 0.005  #: seconds after which calls are taken back from behind one that was expected to be short
@@ -52,26 +51,26 @@ class Keeper:
             self._sleeps_until = moment
             self.wake()
 
-    def watch(self, worker: WorkerProcess) -> None:
+    def watch(self, worker: Peer) -> None:
         """Read for this worker, too."""
         if not worker.watched and worker in self._pool.workers:
             worker.watched = True
             self._select(worker)
 
-    def unwatch(self, worker: WorkerProcess) -> None:
+    def unwatch(self, worker: Peer) -> None:
         """Its owner alone reads, if the death of the process is seen without reading."""
         if worker.watched and worker.exit_fd is not None:
             worker.watched = False
             self._select(worker)
 
-    def drop(self, worker: WorkerProcess) -> None:
+    def drop(self, worker: Peer) -> None:
         """It is dead: see to its end."""
         worker.watched = False
         worker.unsent = []
         self._select(worker)
         self.wake()
 
-    def _select(self, worker: WorkerProcess) -> None:
+    def _select(self, worker: Peer) -> None:
         events = worker.watched * selectors.EVENT_READ | bool(worker.unsent) * selectors.EVENT_WRITE
         if events == worker.events:
             return
@@ -102,7 +101,7 @@ class Keeper:
             while not self._round():
                 pass
         except Exception:  # a fault of ours; nobody may wait for ever because of it
-            log.exception("the keeper of worker processes failed; they are ended")
+            log.exception("the keeper of workers failed; they are ended")
             with self._pool.lock:
                 self._pool.give_up()
         self.close()
@@ -149,7 +148,7 @@ class Keeper:
         return min(times, default=_NEVER)
 
     def _attend(self, key: selectors.SelectorKey, events: int) -> None:
-        worker: WorkerProcess | None = key.data
+        worker: Peer | None = key.data
         if worker is None:
             try:
                 self._woken_end.recv(4096)
@@ -190,7 +189,7 @@ class Keeper:
             pool.ends_at = now + 1.0  # killed is not yet gone
 
     @staticmethod
-    def _is_late(worker: WorkerProcess, now: float) -> bool:
+    def _is_late(worker: Peer, now: float) -> bool:
         if not worker.calls:
             return False
         job = worker.calls[0]
@@ -201,7 +200,7 @@ class Keeper:
     def _start_worker(self) -> None:
         pool = self._pool
         try:
-            worker = WorkerProcess()
+            worker = pool.new_worker()
         except OSError as error:
             with pool.lock:
                 pool.fail_first(error)

@@ -127,7 +127,7 @@ def guarded(function: Callable[..., object], *args: Any) -> None:
     try:
         function(*args)
     except Exception:
-        log.exception("a listener of worker processes failed")
+        log.exception("a listener of workers failed")
 
 
 def _finish(future: asyncio.Future[Any], answer: Any) -> None:

@@ -15,8 +15,8 @@ from theus.environments.mailbox import guarded
 if TYPE_CHECKING:
     from theus.environments.job import Job
     from theus.environments.keeper import Keeper
+    from theus.environments.peer import Peer
     from theus.environments.pool import Pool
-    from theus.environments.worker_process import WorkerProcess
 
 _running_loop = asyncio._get_running_loop  # None where there is none
 
@@ -27,7 +27,7 @@ class Owners:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    def choose(self, keeper: Keeper, worker: WorkerProcess, job: Job) -> None:
+    def choose(self, keeper: Keeper, worker: Peer, job: Job) -> None:
         """The worker was sent a call: its loop takes the worker over if it can, or the keeper reads too."""
         owner = worker.owner
         loop = job.loop
@@ -46,7 +46,7 @@ class Owners:
         else:
             keeper.watch(worker)
 
-    def _read_on(self, loop: asyncio.AbstractEventLoop, worker: WorkerProcess) -> None:
+    def _read_on(self, loop: asyncio.AbstractEventLoop, worker: Peer) -> None:
         """On the owner, without the lock: there is something to read."""
         pool = self._pool
         post = pool.post
@@ -63,7 +63,7 @@ class Owners:
             guarded(function, *args)
         post.handle(loose)
 
-    def part(self, worker: WorkerProcess) -> None:
+    def part(self, worker: Peer) -> None:
         """The worker has been reaped: have its socket closed where nobody reads it any more."""
         owner = worker.owner
         if owner is not None and owner.is_running():
@@ -71,12 +71,12 @@ class Owners:
         else:  # closed, or standing still: then nobody else uses its selector now
             self._let_go(worker)
 
-    def _let_go_on(self, worker: WorkerProcess) -> None:
+    def _let_go_on(self, worker: Peer) -> None:
         """On the owner, without the lock."""
         with self._pool.lock:
             self._let_go(worker)
 
-    def _let_go(self, worker: WorkerProcess) -> None:
+    def _let_go(self, worker: Peer) -> None:
         owner = worker.owner
         if owner is not None:
             worker.owner = None

@@ -1,4 +1,4 @@
-"""The pool: worker processes, the calls on their way to them, and the answers on their way back.
+"""The pool: workers, the calls on their way to them, and the answers on their way back.
 
 Who does what::
 
@@ -16,7 +16,7 @@ A job (one call)::
 
     queued ──sent──> waits in the worker ──first in line──> runs ──DONE, FAILED──> settled
       ^                     │                                │
-      └───── RETURNED ──────┘                                ├── timeout or cancel: STOP, 0.2 s later SIGKILL
+      └───── RETURNED ──────┘                                ├── timeout or cancel: STOP, 0.2 s later killed
                                                              └── the worker dies: EnvironmentBroken
 
 Short calls are sent ahead: a worker may hold a few that wait for their turn, so that it need not wait for us between
@@ -41,14 +41,14 @@ from typing import TYPE_CHECKING
 
 from theus.environments import wire
 from theus.environments.keeper import AT_EXIT, PATIENCE, Keeper
-from theus.environments.losses import broken, closed, not_started
+from theus.environments.losses import Kind, broken, closed, not_started
 from theus.environments.mailbox import CombiningLock, Mailbox, Post
 from theus.environments.owners import Owners
 from theus.environments.parcel import FAULTS, Parcel
+from theus.environments.peer import Carrier, Peer
 
 if TYPE_CHECKING:
     from theus.environments.job import Job, Packed
-    from theus.environments.worker_process import WorkerProcess
     from theus.protocols import Call
 
 POLITE = 0.2  #: seconds that an interrupted body has to unwind before its process is killed
@@ -59,22 +59,25 @@ log = logging.getLogger("theus.environments")
 
 
 class Pool:
-    """Worker processes of one environment. (Names without an underscore are for this package.)"""
+    """The workers of one environment. (Names without an underscore are for this package.)"""
 
     def __init__(
         self,
         capacity: int,
         *,
+        kind: Kind,
+        carrier: type[Carrier],
         set_up: Callable[[], tuple[int, Callable[[], Packed]]],
-        on_lost: Callable[[str, int | None], None],
+        on_lost: Callable[[Call, str, int | None], None],
         on_log: Callable[[Parcel], None],
         on_report: Callable[[Call, Parcel], None],
         dropped: deque[int],
     ) -> None:
         self.capacity = capacity
+        self.kind = kind
         self.queue: deque[Job] = deque()
-        self.workers: list[WorkerProcess] = []
-        self.dying: list[WorkerProcess] = []
+        self.workers: list[Peer] = []
+        self.dying: list[Peer] = []
         self.ends_at: float | None = None  #: once it closes: when what still runs is killed
         self.forgotten = False
         self.closed: Future[None] = Future()
@@ -85,6 +88,7 @@ class Pool:
         self._arrived: deque[Job] = deque()
         self.lock = CombiningLock(self._arrived, self._take_in)  # over everything here, the workers and the keeper
         self._pid = os.getpid()
+        self._carrier = carrier
         self._set_up = set_up
         self._on_lost = on_lost
         self._on_report = on_report
@@ -151,14 +155,14 @@ class Pool:
         while self._arrived:
             job = self._arrived.popleft()
             if self.ends_at is not None:
-                self.post.settle(job, closed(job))
+                self.post.settle(job, closed(job, self.kind))
             elif self.queue or not self._place(job, now):
                 self.queue.append(job)
                 try:
                     self._expect(job)
                 except OSError as error:  # no descriptors left for a keeper
                     self.queue.remove(job)
-                    self.post.settle(job, not_started(job, error))
+                    self.post.settle(job, not_started(job, error, self.kind))
 
     def _expect(self, job: Job) -> None:
         """A job waits: see to it that there will be a worker, and that it is noticed when one is free."""
@@ -171,6 +175,10 @@ class Pool:
             if worker.owner is not job.loop:
                 self.keeper.watch(worker)
 
+    def new_worker(self) -> Peer:
+        """Start a worker. Without the lock."""
+        return Peer(self._carrier)
+
     def fill(self, now: float) -> None:
         """Give waiting jobs to workers that are free."""
         queue = self.queue
@@ -181,11 +189,11 @@ class Pool:
         """There can be no worker for the job that waits longest."""
         if self.queue:
             job = self.queue.popleft()
-            self.post.settle(job, not_started(job, error))
+            self.post.settle(job, not_started(job, error, self.kind))
 
     def _place(self, job: Job, now: float) -> bool:
         """Send a job to a worker that is free or soon will be."""
-        best: WorkerProcess | None = None
+        best: Peer | None = None
         for worker in self.workers:
             if not worker.calls and not worker.ending:
                 best = worker
@@ -198,7 +206,7 @@ class Pool:
         self._send(best, job, now)
         return True
 
-    def _soonest(self, now: float) -> WorkerProcess | None:
+    def _soonest(self, now: float) -> Peer | None:
         """The worker with the shortest line of short calls."""
         found = None
         for worker in self.workers:
@@ -208,7 +216,7 @@ class Pool:
                     found = worker
         return found
 
-    def _send(self, worker: WorkerProcess, job: Job, now: float) -> None:
+    def _send(self, worker: Peer, job: Job, now: float) -> None:
         if self._dropped:
             self._pass_on_dropped()
         try:
@@ -245,12 +253,12 @@ class Pool:
                 if worker.unsent:
                     self._flush_one(worker)
 
-    def _flush_one(self, worker: WorkerProcess) -> None:
+    def _flush_one(self, worker: Peer) -> None:
         worker.flush()
         if worker.unsent and self.keeper is not None:
             self.keeper.wake()  # it sends the rest when there is room
 
-    def _begin(self, worker: WorkerProcess, now: float) -> None:
+    def _begin(self, worker: Peer, now: float) -> None:
         """The first call in line begins about now."""
         job = worker.calls[0]
         job.since = now
@@ -268,20 +276,20 @@ class Pool:
 
     # --- stopping jobs ---
 
-    def recall(self, worker: WorkerProcess) -> None:
+    def recall(self, worker: Peer) -> None:
         """Call back what has not begun."""
         worker.recalled = worker.seq
         worker.order(wire.RECALL, worker.seq)
         if self.keeper is not None:
             self.keeper.watch(worker)
 
-    def interrupt(self, worker: WorkerProcess, now: float) -> None:
+    def interrupt(self, worker: Peer, now: float) -> None:
         """Stop the call that runs; the worker ends with it."""
         job = worker.calls[0]
         self._set_deadline(job, now + POLITE)
         worker.end(job.seq)
 
-    def _take_back(self, worker: WorkerProcess, first: int, last: int, now: float) -> None:
+    def _take_back(self, worker: Peer, first: int, last: int, now: float) -> None:
         back = [job for job in worker.calls if first <= job.seq <= last]
         for job in reversed(back):
             worker.calls.remove(job)
@@ -294,14 +302,14 @@ class Pool:
         job.worker = None
         job.deadline = None
         if job.reason or self.ends_at is not None:
-            self.post.settle(job, closed(job))
+            self.post.settle(job, closed(job, self.kind))
         else:
             self.queue.appendleft(job)
             self._expect(job)
 
     # --- answers ---
 
-    def pull(self, worker: WorkerProcess, *, to_the_end: bool = False) -> None:
+    def pull(self, worker: Peer, *, to_the_end: bool = False) -> None:
         """Read what a worker has said. ``to_the_end``: it is dead, so nothing will follow."""
         reader = worker.reader
         rounds = 0
@@ -322,10 +330,10 @@ class Pool:
         except OSError:
             self._lose(worker)
         except Exception:
-            log.exception("worker process %d says what cannot be understood; it is ended", worker.pid)
+            log.exception("%s %d says what cannot be understood; it is ended", self.kind.noun, worker.number)
             self._lose(worker)
 
-    def _hear(self, worker: WorkerProcess, frame: wire.Frame, now: float) -> None:
+    def _hear(self, worker: Peer, frame: wire.Frame, now: float) -> None:
         kind = frame.kind
         if kind == wire.DONE or kind == wire.FAILED:
             job = worker.calls[0]
@@ -333,7 +341,7 @@ class Pool:
                 raise ValueError(f"an answer to call {frame.seq} while {job.seq} runs")
             worker.calls.popleft()
             worker.done += 1
-            self.post.settle(job, (frame, worker.pid))
+            self.post.settle(job, (frame, worker.number))
             if worker.calls:
                 self._begin(worker, now)
         elif kind == wire.REPORT:
@@ -363,7 +371,7 @@ class Pool:
 
     # --- the end of a worker ---
 
-    def _lose(self, worker: WorkerProcess) -> None:
+    def _lose(self, worker: Peer) -> None:
         """The worker is dead or dying: see to it that it is, and whatever it started."""
         worker.kill()
         if worker in self.workers:
@@ -372,16 +380,19 @@ class Pool:
             if self.keeper is not None:
                 self.keeper.drop(worker)
 
-    def bury(self, worker: WorkerProcess) -> None:
+    def bury(self, worker: Peer) -> None:
         """The worker has been reaped: settle what it had."""
         self.dying.remove(worker)
         first = worker.calls.popleft() if worker.calls else None
         for job in reversed(worker.calls):
             self._put_back(job)
         if first is not None:
-            if not first.reason and self.ends_at is None:
-                self.post.deliver(first.loop, self._on_lost, first.name, worker.process.returncode)
-            self.post.settle(first, closed(first) if self.ends_at is not None else broken(first, worker))
+            if worker.carrier.is_lost or (not first.reason and self.ends_at is None):
+                self.post.deliver(
+                    first.loop, self._on_lost, first.call, self.kind.environment, worker.carrier.exit_code
+                )
+            closing = self.ends_at is not None
+            self.post.settle(first, closed(first, self.kind) if closing else broken(first, worker, self.kind))
         worker.close()
         self._owners.part(worker)
 
@@ -395,7 +406,7 @@ class Pool:
         self.ends_at = ends_at
         while self.queue:
             job = self.queue.popleft()
-            self.post.settle(job, closed(job))
+            self.post.settle(job, closed(job, self.kind))
         for worker in self.workers:
             if not worker.ending:
                 worker.end(0)
@@ -405,7 +416,7 @@ class Pool:
         for worker in [*self.workers, *self.dying]:
             worker.kill()
             for job in worker.calls:
-                self.post.settle(job, closed(job))
+                self.post.settle(job, closed(job, self.kind))
         self.begin_closing(0.0)
 
     def release(self) -> None:

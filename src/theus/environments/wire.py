@@ -1,4 +1,4 @@
-"""The wire: framed messages over a socket pair. The same code serves a worker process and, later, a sub-interpreter.
+"""The wire: framed messages over a socket pair. The same code serves a worker process and a sub-interpreter.
 
 A frame is a header, the lengths of its parts, and the parts::
 

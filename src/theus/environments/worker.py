@@ -25,7 +25,7 @@ import sys
 import weakref
 from collections.abc import Callable, Mapping
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from theus.environments import wire
 from theus.environments.book import Book, Needs, told
@@ -33,14 +33,17 @@ from theus.environments.cpus import usable_cpus
 from theus.environments.cuts import cut, fields_of
 from theus.environments.faults import culprit, open_error, text_of
 from theus.environments.job import SHORT, Job, Packed
+from theus.environments.losses import Kind
 from theus.environments.parcel import FAULTS, PROTOCOL, SIMPLE, Parcel
 from theus.environments.pool import Pool
 from theus.environments.surroundings import Levels, LevelWatch, Variables, handle, levels
+from theus.environments.worker_process import WorkerProcess
 from theus.errors import NotTransferable
 from theus.protocols import Outcome
 from theus.state.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from theus.environments.peer import Carrier
     from theus.protocols import Call
 
 __all__ = ["WorkerEnvironment", "WorkerInfo", "usable_cpus"]
@@ -49,31 +52,35 @@ _MOST_CUTS = 16  # packed snapshots that are kept, one for each set of fields
 
 
 class WorkerInfo(NamedTuple):
-    """A worker process: its id, how many calls it has done, and whether it is starting, idle, running or ending."""
+    """A worker: its process id, how many calls it has done, and whether it is starting, idle, running or ending."""
 
-    pid: int
+    pid: int  #: of a sub-interpreter its own id
     calls: int
     state: str
 
 
-def _nobody(process: str, exit_code: int | None) -> None:
+def _nobody(call: Call, environment: str, exit_code: int | None) -> None:
     pass
 
 
 class WorkerEnvironment:
     """Runs calls in worker processes, started when needed, up to ``capacity``. Safe to use from any thread and loop.
 
-    ``resources``: how a worker makes its own instance of each. ``on_lost``: is told when a worker died under a call.
+    ``resources``: how a worker makes its own instance of each. ``on_lost``: is told when a worker died under a call:
+    the call, the name of the environment and the exit code.
     """
 
     name = "worker"
+    noun = "worker process"
+    place = "pid {}"  #: of an outcome, with the worker's number
+    carrier: ClassVar[type[Carrier]] = WorkerProcess
 
     def __init__(
         self,
         capacity: int,
         *,
         resources: Mapping[str, Callable[[], Any]] | None = None,
-        on_lost: Callable[[str, int | None], None] = _nobody,
+        on_lost: Callable[[Call, str, int | None], None] = _nobody,
     ) -> None:
         self.capacity = capacity
         self._resources = dict(resources or {})
@@ -92,6 +99,8 @@ class WorkerEnvironment:
         book = self._book
         self._pool = Pool(
             self.capacity,
+            kind=Kind(self.name, self.noun),
+            carrier=self.carrier,
             set_up=self._set_up.current,
             on_lost=self._on_lost,
             on_log=lambda parcel: handle(book.open(parcel)),
@@ -114,13 +123,13 @@ class WorkerEnvironment:
         future = job.future = job.loop.create_future()
         self._pool.submit(job)
         try:
-            frame, pid = await future
+            frame, number = await future
         except asyncio.CancelledError:
             ended: asyncio.Future[None] = job.loop.create_future()
             if self._pool.abandon(job, ended):
                 await ended
             raise
-        return self._outcome(call, job, frame, pid)
+        return self._outcome(call, job, frame, number)
 
     async def stop(self, grace: float) -> None:
         """End the workers. Those at rest end at once, the others with their call or after ``grace`` seconds."""
@@ -128,10 +137,10 @@ class WorkerEnvironment:
             await asyncio.wrap_future(self._pool.close(grace))
 
     def workers(self) -> list[WorkerInfo]:
-        """The worker processes there are now."""
+        """The workers there are now."""
         if self._pid != os.getpid():
             return []
-        return [WorkerInfo(worker.pid, worker.done, worker.state) for worker in list(self._pool.workers)]
+        return [WorkerInfo(worker.number, worker.done, worker.state) for worker in list(self._pool.workers)]
 
     # --- there ---
 
@@ -228,10 +237,9 @@ class WorkerEnvironment:
             self._config = (call.config, number, packed)
         job.config, job.config_number = packed, number
 
-    @staticmethod
-    def _refuse(process: str, what: str, error: BaseException) -> NotTransferable:
+    def _refuse(self, process: str, what: str, error: BaseException) -> NotTransferable:
         return NotTransferable(
-            f"process {process!r} cannot go to a worker process, because this cannot: {what} ({text_of(error)}). "
+            f"process {process!r} cannot go to a {self.noun}, because this cannot: {what} ({text_of(error)}). "
             "Make it inside the process, get it with ctx.resource(...), or say environment='thread'.",
             process=process,
             what=what,
@@ -239,12 +247,12 @@ class WorkerEnvironment:
 
     # --- back ---
 
-    def _outcome(self, call: Call, job: Job, frame: wire.Frame, pid: int) -> Outcome:
+    def _outcome(self, call: Call, job: Job, frame: wire.Frame, number: int) -> Outcome:
         name = call.process.name
         if frame.kind == wire.FAILED:
             what, reason = marshal.loads(frame.parts[0])  # noqa: S302 - from a process that we started
             raise NotTransferable(
-                f"process {name!r} went to a worker process, but this cannot cross: {what} ({reason}). "
+                f"process {name!r} went to a {self.noun}, but this cannot cross: {what} ({reason}). "
                 "Nothing of it was committed. Return or write plain values, or say environment='thread'.",
                 process=name,
                 what=what,
@@ -254,7 +262,7 @@ class WorkerEnvironment:
         except FAULTS as error:
             what = "the result"
             raise NotTransferable(
-                f"process {name!r} ran in a worker process, but {what} cannot be opened here ({text_of(error)}). "
+                f"process {name!r} ran in a {self.noun}, but {what} cannot be opened here ({text_of(error)}). "
                 "Nothing of it was committed.",
                 process=name,
                 what=what,
@@ -263,7 +271,9 @@ class WorkerEnvironment:
         before = job.definition.seconds
         job.definition.seconds = wall if before is None else 0.7 * before + 0.3 * wall
         raised = None if records is None else open_error(records, self._book.open)
-        return Outcome(value, raised, base, reads, ops, messages, emits, wall, cpu, f"pid {pid}", violations, kept)
+        return Outcome(
+            value, raised, base, reads, ops, messages, emits, wall, cpu, self.place.format(number), violations, kept
+        )
 
 
 class SetUp:

@@ -1,0 +1,28 @@
+"""Sub-interpreters: calls that compute, on another core, in this very process (Python 3.14 and newer).
+
+All is as in worker processes, the same pool and the same far side; what carries a worker is an interpreter with a lock and
+modules of its own. What follows from living in one process:
+
+- A crash in compiled code or an ``os._exit`` ends the program, not just the call.
+- Nothing can be killed. A body is stopped at its next line of Python; one that is inside a call of C that does not return
+  is given up (``sub_interpreter.py``).
+- The working directory is everybody's: a body that changes it changes it for the program.
+- Modules of C that keep state for the whole process do not load: numpy and what is built on it, among others.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from theus.environments.peer import Carrier
+from theus.environments.sub_interpreter import SubInterpreter
+from theus.environments.worker import WorkerEnvironment
+
+
+class InterpreterEnvironment(WorkerEnvironment):
+    """Runs calls in sub-interpreters, started when needed, up to ``capacity``."""
+
+    name = "interpreter"
+    noun = "sub-interpreter"
+    place = "interpreter {}"
+    carrier: ClassVar[type[Carrier]] = SubInterpreter

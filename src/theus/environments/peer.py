@@ -1,0 +1,225 @@
+"""One worker, seen from the near side: its sockets, what it has been told, the calls it has.
+
+Used under the pool's lock. What a worker has been told (definitions, snapshot, config, set-up) is remembered here and
+not sent again; it holds because a worker takes its frames in, in order, also those of calls that were handed back.
+
+What a worker runs in is its *carrier*: a process of the system (``worker_process.py``) or a sub-interpreter
+(``sub_interpreter.py``). They differ in how they are started, ended and seen to be gone, and in nothing else.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from theus.environments import wire
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from theus.environments.job import Job, Packed
+
+_MOST_SNAPSHOTS = 16  # cuts of the domain that a worker keeps; one for each different set of fields in the contracts
+_FIRST_CHECK, _LAST_CHECK = 0.0005, 0.05  # seconds between looks at whether a dying worker is gone
+
+
+class Carrier(Protocol):
+    """What a worker runs in. Starting one takes the far ends of its two sockets, and may raise OSError."""
+
+    def __init__(self, far: socket.socket, far_control: socket.socket) -> None: ...
+
+    number: int  #: the process's id, or the interpreter's
+    exit_fd: int | None  #: becomes readable when it has ended, where there is such a thing; whoever reads it closes it
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of a process that has ended; negative: the signal that ended it."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it was told to end, did not, and runs on."""
+
+    def kill(self) -> None:
+        """End it by force, with whatever it started. Again and again if need be."""
+
+    def is_gone(self) -> bool:
+        """Whether it has ended, or was given up. Reaps it."""
+
+    def disown(self) -> None:
+        """In a child that the engine's process forked: forget it."""
+
+    def end_in_words(self) -> str:
+        """How it ended."""
+
+
+class Peer:
+    """A worker and the two sockets to it."""
+
+    def __init__(self, carrier: type[Carrier]) -> None:
+        self.sock, far = socket.socketpair()
+        self.control, far_control = socket.socketpair()
+        try:
+            self.carrier = carrier(far, far_control)
+        except BaseException:
+            self.sock.close()
+            self.control.close()
+            raise
+        finally:
+            far.close()
+            far_control.close()
+        self.sock.setblocking(False)
+        self.control.setblocking(False)
+        self.exit_fd = self.carrier.exit_fd
+        self.reader = wire.Reader(self.sock)
+        self.owner: asyncio.AbstractEventLoop | None = None  #: the loop that reads its socket
+        self.watched = False  #: the keeper reads it (too)
+        self.events = 0  #: what the keeper's selector waits for
+        self.calls: deque[Job] = deque()  #: sent and not answered; the first one runs
+        self.done = 0  #: calls answered
+        self.ready = False  #: it has said READY
+        self.ending = False  #: takes no more calls
+        self.seq = 0
+        self.recalled = 0  #: up to here calls were called back
+        self.unsent: list[wire.Bytes] = []
+        self.dropped: list[int] = []  #: definitions to forget
+        self.known: dict[int, int] = {}  #: definition -> version
+        self.check_at = 0.0  #: when to look whether it is gone, once it is dying
+        self._pause = _FIRST_CHECK
+        self._loaded: set[int] = set()  #: processes that ran here
+        self._snapshots: dict[Sequence[str], int] = {}
+        self._config = 0
+        self._set_up = 0
+
+    @property
+    def number(self) -> int:
+        """The process's id, or the interpreter's."""
+        return self.carrier.number
+
+    @property
+    def state(self) -> str:
+        """In a word."""
+        return "ending" if self.ending else "running" if self.calls else "idle" if self.ready else "starting"
+
+    def has_snapshot(self, fields: Sequence[str], version: int) -> bool:
+        """Whether it was sent this one."""
+        return self._snapshots.get(fields) == version
+
+    def set_up(self, number: int, content: Callable[[], Packed]) -> None:
+        """Tell it what changed in the engine's process, if anything did."""
+        if self._set_up != number:
+            parcel, needs = content()
+            self.post(wire.SETUP, 0, [marshal.dumps(self._unknown(needs)), parcel.data])
+            self._set_up = number
+
+    def send_call(self, job: Job) -> None:
+        """Send a call with all that this worker does not know yet. Raises what packing the snapshot raises."""
+        snapshot = config = None
+        needs = job.needs
+        payload = job.payload
+        if payload is not None and payload.needs:
+            needs = needs + payload.needs
+        if job.snapshot is not None and self._snapshots.get(job.fields) != job.version:
+            snapshot = job.snapshot()
+            needs = needs + snapshot.needs
+        if job.config is not None and self._config != job.config_number:
+            config = job.config
+            needs = needs + config.needs
+        forget = snapshot is not None and job.fields not in self._snapshots and len(self._snapshots) >= _MOST_SNAPSHOTS
+        if forget:
+            self._snapshots.clear()
+        if snapshot is not None:
+            self._snapshots[job.fields] = job.version
+        if config is not None:
+            self._config = job.config_number
+        token = job.definition.token
+        job.announced = job.timeout is not None and token not in self._loaded
+        self._loaded.add(token)
+        self.seq += 1
+        job.seq = self.seq
+        job.worker = self
+        self.calls.append(job)
+        parts: list[wire.Bytes] = [b""]
+        sizes: list[tuple[int, bool] | None] = []
+        for packed in (payload, snapshot, config):
+            if packed is None:
+                sizes.append(None)
+            else:
+                data, buffers, plain = packed.parcel
+                parts.append(data)
+                parts.extend(buffers)
+                sizes.append((len(buffers), plain))
+        fields = None if job.snapshot is None else job.fields
+        dropped, self.dropped = self.dropped, []
+        parts[0] = marshal.dumps(
+            (token, *job.numbers, job.announced, self._unknown(needs), dropped, sizes, fields, forget)
+        )
+        # A worker that has something to do need not hear of the next call at once: several go in one system call.
+        self.post(wire.CALL, self.seq, parts, later=len(self.calls) > 1)
+
+    def _unknown(self, needs: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, bytes]]:
+        known = self.known
+        found = []
+        for token, version, body in needs:
+            if known.get(token, 0) < version:  # an older one can come later, from a call that waited
+                known[token] = version
+                found.append((token, body))
+        return found
+
+    def post(self, kind: int, seq: int, parts: Sequence[wire.Bytes], *, later: bool = False) -> None:
+        """Send a frame, as far as possible without waiting; ``later``: with the next flush."""
+        self.unsent += wire.pack(kind, seq, parts)
+        if not later:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is left over."""
+        try:
+            self.unsent = wire.send_some(self.sock, self.unsent)
+        except OSError:  # it is dying; its end is noticed where it is read
+            self.unsent = []
+
+    def order(self, kind: int, seq: int) -> None:
+        """Say something on the control socket."""
+        try:
+            self.control.send(wire.pack(kind, seq)[0])
+        except OSError:  # it is dying, or has not listened for hundreds of messages; a kill does not need it
+            pass
+
+    def kill(self) -> None:
+        """End it by force, with whatever it started."""
+        self.carrier.kill()
+
+    def end(self, seq: int) -> None:
+        """Have it take no more calls, interrupt call ``seq`` if that one runs, and end."""
+        self.ending = True
+        self.order(wire.STOP, seq)
+        self.post(wire.END, 0, [])
+
+    def is_gone(self, now: float) -> bool:
+        """Reap it if it has ended; if not, sets when to look again."""
+        if self.carrier.is_gone():
+            return True
+        self.check_at = now + self._pause
+        self._pause = min(self._pause * 2, _LAST_CHECK)
+        return False
+
+    def disown(self) -> None:
+        """In a child that the engine's process forked: close the sockets and forget the carrier."""
+        self.sock.close()
+        self.close()
+        self.carrier.disown()
+
+    def close(self) -> None:
+        """Close what the keeper has of it; the socket is closed where it is read."""
+        self.control.close()
+        self.close_exit_fd()
+
+    def close_exit_fd(self) -> None:
+        """It has ended, or is being forgotten."""
+        if self.exit_fd is not None:
+            os.close(self.exit_fd)
+            self.exit_fd = None

@@ -1,0 +1,139 @@
+"""A sub-interpreter that carries a worker: how it is started, told to end, and given up.
+
+It runs in a thread of its own, its *host*, from being made to being closed. (Entered from the main thread each call would
+cost 150 us: the bounds of that thread's stack are looked up each time.)
+
+Nothing can kill an interpreter. ``kill`` cuts its control socket, upon which the far side ends the body at its next
+line (``far_interpreter.py``). What is inside a call of C that does not return is given up after a second: it is left to
+itself, and its worker is replaced.
+
+Python crashes when it ends while a thread is inside a sub-interpreter. So at the program's end the pool ends its workers,
+and afterwards every host is waited for; the hosts are daemons, because Python would wait for other threads before
+anybody had told them to end. If one is still inside a call of C then, the program is ended at once instead.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import socket
+import sys
+import threading
+from time import monotonic
+
+from theus.environments.parcel import FAULTS
+
+GIVE_UP = 1.0  #: seconds that a body has to meet its end, once it is ended by force
+AT_EXIT = 1.0  #: seconds that the program's end waits for what was given up
+log = logging.getLogger("theus.environments")
+
+
+class SubInterpreter:
+    """A sub-interpreter and its host (a ``Carrier``, see ``peer.py``)."""
+
+    exit_code: int | None = None  #: it has none
+
+    def __init__(self, far: socket.socket, far_control: socket.socket) -> None:
+        self.number = 0  #: until it has been made
+        self.is_lost = False
+        self.exit_fd: int | None
+        self.exit_fd, self._exit_end = os.pipe()
+        self._sockets = far.dup(), far_control.dup()
+        self._over = threading.Lock()  # over the end: it comes once, by itself or by giving up
+        self._is_over = False
+        self._failure = ""
+        self._timer = threading.Timer(GIVE_UP, self._give_up)
+        self._timer.daemon = True
+        _Host(target=self._host, name="theus-interpreter", daemon=True).start()
+
+    def kill(self) -> None:
+        """Have its body ended at the next line; give it up if that does not come."""
+        with self._over:
+            if not self._is_over and self._timer.ident is None:
+                for sock in self._sockets:
+                    sock.shutdown(socket.SHUT_RD)
+                self._timer.start()
+
+    def is_gone(self) -> bool:
+        """Whether it has been closed or given up."""
+        return self._is_over
+
+    def disown(self) -> None:
+        """The interpreter did not come along into the forked child."""
+        for sock in self._sockets:
+            sock.close()
+        os.close(self._exit_end)
+
+    def end_in_words(self) -> str:
+        """Why it ended."""
+        return self._failure or "it ended by itself"
+
+    # --- the host ---
+
+    def _host(self) -> None:
+        sock, control = self._sockets
+        try:
+            self._live(sock.fileno(), control.fileno())
+        except FAULTS as error:
+            self._failure = str(error)
+        with self._over:
+            given_up = self._is_over
+            self._is_over = True
+        sock.close()
+        control.close()
+        self._timer.cancel()
+        if not given_up:
+            os.close(self._exit_end)
+
+    def _live(self, wire_fd: int, control_fd: int) -> None:
+        from concurrent import interpreters  # type: ignore[attr-defined]  # new in Python 3.14
+
+        interpreter = interpreters.create()
+        self.number = interpreter.id
+        try:
+            interpreter.exec(
+                f"import sys; sys.path[:] = {[str(path) for path in sys.path]!r}; "
+                f"from theus.environments.far_interpreter import main; main({wire_fd}, {control_fd})"
+            )
+        finally:
+            interpreter.close()
+
+    def _give_up(self) -> None:
+        with self._over:
+            if self._is_over:
+                return
+            self._is_over = self.is_lost = True
+        log.warning(
+            "sub-interpreter %d does not end: its body is inside a call of C that does not return. It is left to itself, and "
+            "another takes its place. What must be stoppable belongs in a worker process: environment='worker'.",
+            self.number,
+        )
+        os.close(self._exit_end)
+
+
+class _Host(threading.Thread):
+    """The thread of a sub-interpreter."""
+
+
+def _wait_for_hosts() -> None:
+    """See to it that no thread is inside a sub-interpreter when Python ends."""
+    hosts = [thread for thread in threading.enumerate() if isinstance(thread, _Host)]
+    end = monotonic() + AT_EXIT
+    try:
+        for host in hosts:
+            host.join(max(0.0, end - monotonic()))
+    finally:
+        if any(host.is_alive() for host in hosts):
+            log.critical(
+                "a sub-interpreter is inside a call of C that does not return: the program is ended with exit code 1"
+            )
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(1)
+
+
+# Registered when this module is loaded, so before any pool registers its own: it is called after those.
+atexit.register(_wait_for_hosts)

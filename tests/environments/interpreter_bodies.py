@@ -1,0 +1,60 @@
+"""What the tests run in sub-interpreters: a module that loads there."""
+
+import os
+import threading
+import time
+from concurrent import interpreters
+
+
+def where(value=None):
+    return interpreters.get_current().id, os.getpid(), value
+
+
+def out_of_memory():
+    raise MemoryError("as if")
+
+
+def spin(started):
+    open(started, "w").close()
+    while True:
+        pass
+
+
+def spin_in_generators(started):
+    open(started, "w").close()
+    return sum(1 for _ in iter(int, 1))
+
+
+def swallow(started):
+    open(started, "w").close()
+    while True:
+        try:
+            while True:
+                pass
+        except BaseException:
+            continue
+
+
+async def spin_async(started):
+    open(started, "w").close()
+    while True:
+        pass
+
+
+def block(started):
+    lock = threading.Lock()
+    lock.acquire()
+    open(started, "w").close()
+    lock.acquire(timeout=3.0)  # inside C, where nothing can stop it
+
+
+def leave_thread():
+    threading.Thread(target=time.sleep, args=(0.05,)).start()
+
+
+def echo(value=None):
+    return value
+
+
+def too_big():
+    return bytearray(1 << 62)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from theus.processes import Process as Process, Step as Step, process as process
     from theus.run import Run as Run
+    from theus.state.codecs import codec as codec
     from theus.state.fields import Tally as Tally
     from theus.state.values import plain as plain
     from theus.workflow import (
@@ -68,6 +69,7 @@ _HOMES = {
     "workflow": ("Workflow", "branch", "each", "flow", "parallel", "repeat"),
     "processes": ("Process", "Step", "process"),
     "run": ("Run",),
+    "state.codecs": ("codec",),
     "state.fields": ("Tally",),
     "state.values": ("plain",),
 }

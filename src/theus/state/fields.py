@@ -38,11 +38,15 @@ Tally = Annotated[int, _TallyMark()]
 @functools.cache
 def tally_fields(cls: type) -> frozenset[str]:
     """The names of the fields that a class declares as ``Tally``; hints that cannot be resolved count as none."""
+    return frozenset(name for name, hint in hints_of(cls).items() if is_tally(hint))
+
+
+def hints_of(cls: type) -> dict[str, Any]:
+    """The annotations of a class and its bases; ``Any`` for those that cannot be resolved."""
     try:
-        hints = typing.get_type_hints(cls, include_extras=True)
+        return typing.get_type_hints(cls, include_extras=True)
     except Exception:  # a hint that names something unknown: look at each class and field by itself
-        hints = _hints_one_by_one(cls)
-    return frozenset(name for name, hint in hints.items() if is_tally(hint))
+        return _hints_one_by_one(cls)
 
 
 def is_tally(hint: Any) -> bool:
@@ -54,7 +58,7 @@ def _hints_one_by_one(cls: type) -> dict[str, Any]:
     hints: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         space = dict(vars(sys.modules[base.__module__])) if base.__module__ in sys.modules else {}
-        for name, hint in _annotations(base).items():
+        for name, hint in annotations_of(base).items():
             holder = type("_Holder", (), {"__annotations__": {name: hint}, "__module__": base.__module__})
             try:
                 hints[name] = typing.get_type_hints(holder, globalns=space, include_extras=True)[name]
@@ -64,7 +68,8 @@ def _hints_one_by_one(cls: type) -> dict[str, Any]:
     return hints
 
 
-def _annotations(cls: type) -> dict[str, Any]:
+def annotations_of(cls: type) -> dict[str, Any]:
+    """What the class itself annotates, unresolved where it is text."""
     try:
         return inspect.get_annotations(cls)
     except NameError:  # Python 3.14 evaluates annotations when asked

@@ -35,7 +35,8 @@ from theus.errors import (
     Path,
     RunFenced,
 )
-from theus.nature import SAMPLE
+from theus.moves import bring_back, look_again
+from theus.placement import PARALLEL, SLOW
 from theus.portal import Exiting
 from theus.processes import Process
 from theus.protocols import (
@@ -52,6 +53,7 @@ from theus.protocols import (
     Emitted,
     Event,
     Outcome,
+    ProcessMoved,
     Refused,
     Reported,
     StateCommitted,
@@ -192,8 +194,8 @@ class Attempts:
                     call.kept = kept
                 if ticket is not None:
                     call.holds_ticket = True
-                if not profile.calls % SAMPLE:
-                    call.measure_cpu = True
+                if profile.calls >= profile.measure_at:
+                    call.meter = profile.meter(engine.meters)
                 if run.listeners or engine.observers:
                     self._tell_start(call, placement)
                 if in_commit:
@@ -204,6 +206,10 @@ class Attempts:
                     except (CallTimeout, EnvironmentBroken, NotTransferable) as failure:
                         outcome = Outcome(error=failure)
                     kept = outcome.kept or kept
+                    if outcome.error is not None and placement.environment == PARALLEL:
+                        if bring_back(self, process, profile, outcome.error):
+                            placement, environment = profile.homes[run.blocking]
+                            continue
                 if outcome.error is None and (outcome.ops or outcome.messages or in_commit or journal is not None):
                     assert store is not None, "only a call with a domain has something to commit"
                     if engine.tickets.any:
@@ -239,6 +245,8 @@ class Attempts:
                 if outcome.error is None:
                     if outcome.emits:
                         self._deliver(call, outcome)
+                    if call.meter is not None or (outcome.wall > SLOW and placement.environment == "inline"):
+                        await look_again(self, call, outcome, profile, placement)
                     return outcome.value
                 if failures < process.retries and _worth_another(process, outcome.error):
                     if ticket is not None:  # nobody waits behind a call that waits itself
@@ -464,6 +472,18 @@ class Attempts:
                 attempt=call.attempt,
                 environment=placement.environment,
                 reason=placement.reason,
+            )
+        )
+
+    def tell_moved(self, process: Process[Any, Any], before: Placement, after: Placement) -> None:
+        """Say where a process runs from now on."""
+        self.tell(
+            ProcessMoved(
+                **self._where(self.run.id),
+                process=process.name,
+                before=before.environment,
+                after=after.environment,
+                reason=after.reason,
             )
         )
 

@@ -25,8 +25,9 @@ from theus.attempt import Attempts, check_invariants
 from theus.clock import SystemClock
 from theus.context import current
 from theus.doors import drive, warn_about_loop
-from theus.environments.inline import InlineEnvironment
+from theus.environments.inline import BriefEnvironment, InlineEnvironment
 from theus.environments.loop import LoopEnvironment
+from theus.environments.meter import Meter, Ticker
 from theus.environments.thread import ThreadEnvironment
 from theus.errors import DefinitionError, NotTransferable, Overloaded, ScopeError
 from theus.journal import run_recorded
@@ -109,6 +110,7 @@ class Engine(Generic[D]):
         self.store: Store | None = store if store is not None else None if domain is None else MemoryStore(domain)
         self._keeps_runs = store is not None  #: else nothing outlives the engine, and a run_id is only a name
         self.threads = ThreadEnvironment(self.clock)
+        self.meters = (Meter(), Meter(Ticker()))
         self.tickets = Tickets()
         self._workers = workers
         self._max_pending = max_pending
@@ -120,6 +122,7 @@ class Engine(Generic[D]):
             "loop": LoopEnvironment(self.clock),
             "thread": self.threads,
         }
+        self._brief = BriefEnvironment()
         self._lock = threading.Lock()
         self._token = secrets.token_hex(4)
         self._numbers = itertools.count(1)
@@ -430,10 +433,17 @@ class Engine(Generic[D]):
             profile = self.profiled[id(root)] = Profile(root)
         return profile
 
-    def settle(self, profile: Profile, process: Process[Any, Any], blocking: bool) -> tuple[Placement, Environment]:
-        """Decide where a process runs; once for each door."""
-        placement = place(process, blocking=blocking, debug=self.debug)
-        home = profile.homes[blocking] = (placement, self.environment(placement.environment))
+    def settle(
+        self, profile: Profile, process: Process[Any, Any], blocking: bool, placement: Placement | None = None
+    ) -> tuple[Placement, Environment]:
+        """Decide where a process runs, for one of the doors, until it is decided anew."""
+        if placement is None:
+            placement = place(process, blocking=blocking, debug=self.debug, known=profile.known())
+        if placement.environment == "inline" and not blocking and not self.debug:
+            environment: Environment = self._brief
+        else:
+            environment = self.environment(placement.environment)
+        home = profile.homes[blocking] = (placement, environment)
         return home
 
     def environment(self, name: str) -> Environment:
@@ -539,7 +549,7 @@ class Engine(Generic[D]):
 
     def _explain(self, process: Process[Any, Any]) -> Explained:
         profile = self.profile(process)
-        return profile.explain(place(process, blocking=False, debug=self.debug))
+        return profile.explain(place(process, blocking=False, debug=self.debug, known=profile.known()))
 
     # --- the end ---
 

@@ -2,20 +2,51 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import sys
+from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from math import ceil, log2
+from statistics import median
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from theus.placement import SETTLED, SLOW, Known, is_free
 from theus.proposal import Touched
 
 if TYPE_CHECKING:
     from theus.errors import Path
     from theus.placement import Placement
     from theus.processes import Process
-    from theus.protocols import Environment, Outcome
+    from theus.protocols import Environment, Meter, Outcome
 
 MOST_RIVALS = 64  #: different (path, process) that are counted
-SAMPLE = 16  #: the CPU of every so manyeth inline call is measured, and of the first
+SAMPLE = 16  #: every so manyeth call is measured, and the first ones
+FIRST = 3  #: calls that are measured one by one
+RECENT = 8  #: measured calls that placement goes by
+WORTH_A_TICKER = 0.002  #: seconds; what is shorter on average holds nothing for long
+SHORTEST = 0.001  #: seconds of CPU in which a ticker can see something
+SURPRISE = 4.0  #: a call that takes so many times as long as usual has the next one measured
+
+
+#: How times are spread: counts of buckets that grow by 19 %, as DDSketch does it (Masson, Rim and Lee, VLDB 2019).
+Spread: TypeAlias = dict[int, int]
+FINE, OFFSET, TINY = 4, 200, 1e-9  #: buckets to double, the number of the bucket of 1 s, what keeps 0 countable
+
+
+def quantile(spread: Spread, part: float) -> float | None:
+    """The time that ``part`` of all calls did not exceed, to about 10 %; None if there were none."""
+    left = ceil(part * sum(spread.values()))
+    for bucket, count in sorted(spread.items()):
+        left -= count
+        if left <= 0:
+            return float(2.0 ** ((bucket + 0.5 - OFFSET) / FINE))
+    return None
+
+
+class Sample(NamedTuple):
+    """One measured call, in seconds."""
+
+    wall: float
+    cpu: float
 
 
 @dataclass(slots=True)
@@ -35,26 +66,94 @@ class Profile:
     cpu: float = 0.0
     cpu_calls: int = 0  #: how many calls the CPU time was measured for
     cpu_wall: float = 0.0  #: the wall time of those
-    touched: Touched = field(default_factory=Touched)  #: filled only by an engine with ``strict=False``
+    walls: Spread = field(default_factory=dict)
+    cpus: Spread = field(default_factory=dict)
+    holds: float | None = None  #: the part of its CPU during which it held the interpreter's lock
+    recent: deque[Sample] = field(default_factory=lambda: deque(maxlen=RECENT))
+    measure_at: int = 0  #: the next call to measure
+    slow: int = 0  #: calls but the first that took longer than ``SLOW``
+    stalls: int = 0  #: how often it kept an event loop from going on
+    shares: bool = False  #: it was given objects that others may use at the same time
+    moved: int = 0  #: bytes that a call and its result take to send
+    moving: float | None = None  #: seconds that this takes
+    refused: dict[str, str] = field(default_factory=dict)  #: environment -> why it cannot go there
+    moved_at: int = -SETTLED  #: at which of its calls it last changed its place
+    touched: Touched = field(default_factory=Touched)  #: all with ``strict=False``, else what measured calls did
     heat: float = 0.0  #: 1 after a conflict; cools while nobody queues behind it
     hot: frozenset[Path] = frozenset()  #: the contended paths
     places: set[str] = field(default_factory=set)
     #: where it runs, by whether a caller waits for it in its thread
     homes: dict[bool, tuple[Placement, Environment]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.process.is_async:
+            self.measure_at = sys.maxsize  # other tasks of its loop compute in the same thread
+
     def add(self, outcome: Outcome) -> None:
         """Count one attempt."""
         self.calls += 1
         wall = outcome.wall
         self.wall += wall
+        bucket = int(log2(wall + TINY) * FINE + OFFSET)
+        walls = self.walls
+        walls[bucket] = walls.get(bucket, 0) + 1
         if outcome.error is not None:
             self.failures += 1
         if outcome.cpu is not None:
-            self.cpu += outcome.cpu
-            self.cpu_calls += 1
-            self.cpu_wall += wall
+            self._add_cpu(outcome.cpu, wall)
+        if wall > SLOW:
+            self._look_at(wall)
         if outcome.place and outcome.place not in self.places and len(self.places) < 64:
             self.places.add(outcome.place)
+
+    def _add_cpu(self, cpu: float, wall: float) -> None:
+        self.cpu += cpu
+        self.cpu_calls += 1
+        self.cpu_wall += wall
+        bucket = int(log2(cpu + TINY) * FINE + OFFSET)
+        self.cpus[bucket] = self.cpus.get(bucket, 0) + 1
+
+    def _look_at(self, wall: float) -> None:
+        if self.calls > 1:  # the first call may have loaded modules
+            self.slow += 1
+        if self.recent and wall > SURPRISE * sum(sample.wall for sample in self.recent) / len(self.recent):
+            self.measure_at = self.calls  # this is not how it was: measure the next
+
+    def measure(self, outcome: Outcome) -> None:
+        """Take in a call that was measured."""
+        cpu, held = outcome.cpu or 0.0, outcome.held
+        self.recent.append(Sample(outcome.wall, cpu))
+        if held is not None and cpu > SHORTEST:
+            self.holds = held / cpu if self.holds is None else 0.5 * (self.holds + held / cpu)
+        if outcome.moving is not None:
+            self.moved, self.moving = outcome.moved, outcome.moving
+
+    def meter(self, meters: tuple[Meter, Meter]) -> Meter:
+        """What the next call is measured with: only the CPU clock, or a ticker, too."""
+        recent = self.recent
+        self.measure_at = self.calls + (1 if len(recent) < FIRST else SAMPLE)
+        worth = is_free(self.process) and (
+            len(recent) < FIRST or sum(sample.wall for sample in recent) > WORTH_A_TICKER * len(recent)
+        )
+        return meters[worth]
+
+    def known(self) -> Known:
+        """What placement goes by."""
+        recent = list(self.recent)
+        if not recent:
+            return Known(stalls=self.stalls, refused=self.refused)
+        return Known(
+            measured=len(recent),
+            wall=median(sample.wall for sample in recent),
+            cpu=sum(sample.cpu for sample in recent) / len(recent),
+            typical_cpu=median(sample.cpu for sample in recent),
+            holds=self.holds,
+            slow=self.slow / self.calls if self.calls else 0.0,
+            stalls=self.stalls,
+            moving=self.moving,
+            refused=self.refused,
+            shares=self.shares,
+        )
 
     def conflict(self, path: str, author: str) -> None:
         """Count an attempt that has to be made again, and because of whom."""

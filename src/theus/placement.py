@@ -1,18 +1,46 @@
 """Where a process runs, and why, in words. Pure: decides from what is known, does nothing.
 
-The user's word wins; then what the signature says. Measured placement is the subject of `nature.py` and
-grows here.
+The user's word wins; then what was measured; then what the signature says. For a ``def`` that nobody said anything
+about, run with work beside it::
+
+    not measured                            thread: it may wait
+    takes some microseconds, every time     inline: shorter than the way to a thread
+    computes, and holds the lock            parallel, if it may travel and moving it costs less than it computes
+    computes, and releases the lock         thread: numpy and the like are as parallel there
+    waits                                   thread
+
+The thresholds to come and to stay differ, and a process changes its place at most twice in a thousand calls, so one
+that is now this and now that does not go to and fro.
 """
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import dis
+import fractions
 import functools
+import logging
+import pathlib
+import re
 import types
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 from theus.processes import Process
+
+Kind = Literal["unknown", "short", "waits", "computes", "releases"]
+
+PARALLEL = "worker"  #: the environment on other cores
+ENOUGH = 3  #: measured calls after which a process may be called short
+SHORT = 50e-6  #: seconds; the way to a thread and back is longer
+SLOW = 0.005  #: seconds of an inline call that a loop bears now and then
+COMPUTES = 0.005  #: seconds of CPU in a call that are worth another core
+STAYS = 0.4  #: the part of a threshold that is enough to stay
+HOLDS = 0.5  #: the part of its CPU during which it holds the interpreter's lock, from which a thread is no help
+SETTLED = 1000  #: calls in one place before a process may leave the threads (again)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +51,58 @@ class Placement:
     reason: str
 
 
-def place(process: Process[Any, Any], *, blocking: bool, debug: bool) -> Placement:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was measured of a process. Times in seconds, of one call."""
+
+    measured: int = 0  #: calls that were
+    wall: float = 0.0  #: the median of those measured lately
+    cpu: float = 0.0  #: their mean
+    typical_cpu: float = 0.0  #: their median
+    holds: float | None = None  #: the part of its CPU during which it held the interpreter's lock; None: not seen
+    slow: float = 0.0  #: the part of all calls, but the first, that took longer than ``SLOW``
+    stalls: int = 0  #: how often it kept an event loop from going on
+    moving: float | None = None  #: what it takes to send a call and its result; None: not known
+    refused: Mapping[str, str] = field(default_factory=dict)  #: environment -> why it cannot go there
+    shares: bool = False  #: it was given objects that others may use at the same time
+
+    def kind(self, now: str = "") -> Kind:
+        """What the process is. ``now``: where it runs; who is there stays on less evidence than it took to come."""
+        if not self.measured:
+            return "unknown"
+        if self.cpu >= COMPUTES * (STAYS if now == PARALLEL else 1.0):
+            return "unknown" if self.holds is None else "computes" if self.holds >= HOLDS else "releases"
+        room = 2.0 if now == "inline" else 1.0
+        if max(self.wall, self.typical_cpu) < SHORT * room and self.slow <= 0.01 * room and self.measured >= ENOUGH:
+            return "short"
+        return "waits"
+
+
+def next_place(now: str, wanted: str, since: int) -> str:
+    """Where a process that runs in ``now`` goes, if its evidence says ``wanted``.
+
+    Who leaves the threads can come back at any time, but must have been in one place for a thousand calls before: so
+    nobody changes its place more than twice in a thousand.
+
+    Args:
+        now: an environment.
+        wanted: an environment.
+        since: how many calls ago it last changed its place.
+    """
+    return wanted if wanted in (now, "thread") or since >= SETTLED else "thread"
+
+
+def place(
+    process: Process[Any, Any], *, blocking: bool, debug: bool, known: Known | None = None, now: str = ""
+) -> Placement:
     """Choose the environment of a process.
 
     Args:
         process: what is to run.
         blocking: the whole run is driven in the thread of a caller who waits for it, one step after the other.
         debug: the engine runs everything in order, in the caller's thread.
+        known: what was measured.
+        now: where it runs.
     """
     if debug:
         return (
@@ -40,7 +113,7 @@ def place(process: Process[Any, Any], *, blocking: bool, debug: bool) -> Placeme
     if process.nature == "state":
         return Placement("inline", "nature='state': runs in the commit, on the newest state")
     if process.nature == "cpu":
-        return Placement("worker", "nature='cpu': computes, so on another core")
+        return Placement(PARALLEL, "nature='cpu': computes, so on another core")
     if process.is_async:
         return Placement("loop", "async def: waits, so on the event loop")
     if process.timeout is not None:
@@ -54,11 +127,76 @@ def place(process: Process[Any, Any], *, blocking: bool, debug: bool) -> Placeme
         return Placement("thread", f"def with timeout=, but it cannot go to a worker process: {hindrance}")
     if blocking:
         return Placement("inline", "def, and its caller waits for it: runs in the caller's thread")
+    if process.nature == "io":
+        return Placement("thread", "nature='io': waits, so off the loop, in a thread")
+    return _measured(process, known or Known(), now)
+
+
+def is_free(process: Process[Any, Any]) -> bool:
+    """Whether the engine may choose for itself: nothing was said, and nothing but the call's own end has to stop it."""
+    return process.environment is None and process.nature is None and process.timeout is None
+
+
+def _measured(process: Process[Any, Any], known: Known, now: str) -> Placement:
+    kind = known.kind(now)
+    if kind == "computes":
+        return _computing(process, known, now)
+    if kind == "releases":
+        return Placement(
+            "thread",
+            f"computes {_ms(known.cpu)} a call without the interpreter's lock, so in a thread nobody waits for it",
+        )
+    if kind == "short":
+        if known.stalls:
+            return Placement("thread", "def that is mostly short, but it kept the event loop waiting: in a thread")
+        hindrance = cannot_be_inline(process.fn)
+        if hindrance is None and not known.shares:
+            return Placement("inline", f"def that is short ({known.wall * 1e6:.0f} us): the way to a thread is longer")
+        return Placement("thread", f"def that is short, but may wait for others: {hindrance or 'so may its arguments'}")
+    if kind == "waits":
+        return Placement(
+            "thread", f"def that mostly waits: computes {_ms(known.cpu)} of {_ms(known.wall)}, so in a thread"
+        )
     return Placement("thread", "def that may wait: off the loop, in a thread")
 
 
+def _computing(process: Process[Any, Any], known: Known, now: str) -> Placement:
+    does = f"computes {_ms(known.cpu)} a call and holds the interpreter's lock"
+    hindrance = known.refused.get(PARALLEL) or cannot_travel(process.fn)
+    if hindrance is not None:
+        return Placement("thread", f"{does}, but cannot go to another core: {hindrance}")
+    if known.moving is None:
+        return Placement("thread", f"{does}; what it takes to send it to another core is not known yet")
+    if known.moving * (1.0 if now == PARALLEL else 1.5) > known.cpu:
+        return Placement(
+            "thread", f"another core is not worth it: moves {_ms(known.moving)} to compute {_ms(known.cpu)}"
+        )
+    return Placement(PARALLEL, f"{does}: on another core")
+
+
+def is_worth_asking(process: Process[Any, Any], known: Known) -> bool:
+    """Whether only the price of moving it is missing to send it to another core."""
+    return (
+        known.moving is None
+        and PARALLEL not in known.refused
+        and known.kind() == "computes"
+        and cannot_travel(process.fn) is None
+    )
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.2g} ms" if seconds < 0.1 else f"{seconds * 1e3:.0f} ms"
+
+
 FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type, Process)
-IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, range, Enum, *FUNCTIONS)
+IMMUTABLE = (
+    *(type(None), bool, int, float, complex, str, bytes, range, Enum),
+    *(datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, decimal.Decimal, fractions.Fraction),
+    *(pathlib.PurePath, re.Pattern, types.GenericAlias),
+    logging.Logger,  # goes by its name, and what it logs comes back
+    *FUNCTIONS,
+)
+LOOPS = ("asyncio", "anyio", "trio", "uvloop", "theus")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -67,26 +205,64 @@ def cannot_travel(fn: Any) -> str | None:
 
     On the far side a function sees copies of what it closes over and of its module's globals. That is safe
     if those are modules, functions, classes or immutable constants; a closure that does ``out.append(x)``
-    would lose data.
+    would lose data. The functions of its own module that it names are looked at, too.
     """
+    return next(_hindrances(fn, set()), None)
+
+
+@functools.lru_cache(maxsize=4096)
+def cannot_be_inline(fn: Any) -> str | None:
+    """Why a function must not run on a loop's own thread; None if it may.
+
+    There it would wait for ever for what the loop has to do first: a lock, an answer of the engine.
+    """
+    for _, value in _surroundings(fn):
+        name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None) or ""
+        if name.partition(".")[0] in LOOPS and not isinstance(value, Process):
+            return f"it uses {name.partition('.')[0]}"
+    return cannot_travel(fn)
+
+
+def _hindrances(fn: Any, seen: set[Any]) -> Iterator[str]:
     while isinstance(fn, functools.partial):
-        hindrance = next(
-            (_mutable(v, "argument of the partial") for v in (*fn.args, *fn.keywords.values()) if _mutable(v, "")), None
-        )
-        if hindrance:
-            return hindrance
+        yield from filter(None, (_mutable(v, "argument of the partial") for v in (*fn.args, *fn.keywords.values())))
         fn = fn.func
     if isinstance(fn, types.MethodType):
-        return f"it is a method of {type(fn.__self__).__name__}, and the object would be copied"
-    if not isinstance(fn, types.FunctionType):
-        return f"it is a {type(fn).__name__}, not a function"
-    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
-        if hindrance := _mutable(_content(cell), f"variable {name!r} it closes over"):
-            return hindrance
-    for name in _global_names(fn.__code__):
-        if name in fn.__globals__ and (hindrance := _mutable(fn.__globals__[name], f"global {name!r} it uses")):
-            return hindrance
-    return None
+        yield f"it is a method of {type(fn.__self__).__name__}, and the object would be copied"
+    elif not isinstance(fn, types.FunctionType):
+        yield f"it is a {type(fn).__name__}, not a function"
+    elif fn not in seen:
+        seen.add(fn)
+        yield from _written(fn.__code__, fn.__code__.co_freevars)
+        for what, value in _surroundings(fn):
+            if hindrance := _mutable(value, what):
+                yield hindrance
+            inner = value.fn if isinstance(value, Process) else value
+            if isinstance(inner, types.FunctionType) and inner.__globals__ is fn.__globals__:
+                yield from _hindrances(inner, seen)
+
+
+def _surroundings(fn: Any) -> Iterator[tuple[str, Any]]:
+    """What a function closes over and the globals that it names, each with words for it."""
+    if isinstance(fn, types.FunctionType):
+        for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
+            yield f"variable {name!r} it closes over", _content(cell)
+        for name in sorted(_global_names(fn.__code__)):
+            if name in fn.__globals__:
+                yield f"global {name!r} it uses", fn.__globals__[name]
+
+
+def _written(code: types.CodeType, outer: Sequence[str]) -> Iterator[str]:
+    """What a function assigns outside of it. ``outer``: the variables of the function around it that it knows."""
+    for instruction in dis.get_instructions(code):
+        name = instruction.argval
+        if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+            yield f"it assigns the global {name!r}, which would be another one there"
+        elif instruction.opname == "STORE_DEREF" and name in outer:
+            yield f"it assigns {name!r} of the function around it, which would be another one there"
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _written(constant, outer)
 
 
 def _content(cell: Any) -> Any:

@@ -128,6 +128,13 @@ class Host(Protocol):
         """Run a blocking function beside the running loop."""
 
 
+class Meter(Protocol):
+    """Measures an attempt in this operating-system process."""
+
+    def measure(self, call: Call) -> Outcome:
+        """Run a ``def`` call and note what it cost."""
+
+
 @dataclass(slots=True)
 class Call:
     """One attempt to run a process: everything an environment needs."""
@@ -145,7 +152,7 @@ class Call:
     strict: bool = True  #: False: what breaks the contract is let through and reported
     kept: dict[str, Any] | None = None  #: results of ``ctx.once``, from attempt to attempt
     holds_ticket: bool = False  #: others may be waiting for this call to end
-    measure_cpu: bool = False  #: the thread's CPU clock costs 0.5 us a look, so short calls are sampled
+    meter: Meter | None = None  #: measures this attempt; clocks cost more than a short call, so only some are
 
 
 @dataclass(slots=True)
@@ -164,6 +171,9 @@ class Outcome:
     place: str = ""  #: where exactly it ran: a thread's name, a worker's process id
     violations: Sequence[ContractError] = ()  #: what broke the contract, if that is let through
     kept: dict[str, Any] | None = None  #: results of ``ctx.once``
+    held: float | None = None  #: seconds of the CPU that kept the interpreter's lock from others; None: not known
+    moved: int = 0  #: bytes that were sent and received for it
+    moving: float | None = None  #: seconds that this took; None: nothing was moved
 
 
 class Environment(Protocol):
@@ -259,6 +269,16 @@ class CallEnded(Event):
     wall: float
     cpu: float | None
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessMoved(Event):
+    """By what was measured, the calls of a process run somewhere else from now on."""
+
+    process: str
+    before: str  #: environment
+    after: str
+    reason: str  #: in words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

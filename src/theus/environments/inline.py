@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,9 @@ from theus.environments.runner import execute
 
 if TYPE_CHECKING:
     from theus.protocols import Call, Outcome
+
+TURN = 0.001  #: seconds
+AROUND = 20e-6  #: seconds that the engine takes for a call
 
 
 class InlineEnvironment:
@@ -21,7 +25,25 @@ class InlineEnvironment:
         """Nothing to do."""
 
     async def run(self, call: Call) -> Outcome:
-        return execute(call, measure_cpu=call.measure_cpu)
+        return execute(call) if call.meter is None else call.meter.measure(call)
 
     async def stop(self, grace: float) -> None:
         """Nothing to do: what runs here has ended when its caller goes on."""
+
+
+class BriefEnvironment(InlineEnvironment):
+    """The same on a running loop, which has a turn after every millisecond of calls one after the other."""
+
+    def __init__(self) -> None:
+        self._since = 0.0  #: seconds of calls since the loop had its turn
+
+    async def run(self, call: Call) -> Outcome:
+        outcome = await super().run(call)
+        self._since += outcome.wall + AROUND
+        if self._since > TURN:
+            self._since = 0.0
+            await asyncio.sleep(0)
+        try:
+            return outcome
+        finally:
+            del outcome, call

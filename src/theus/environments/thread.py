@@ -47,7 +47,7 @@ class ThreadEnvironment:
         """Nothing to do: threads start when they are needed."""
 
     async def run(self, call: Call) -> Outcome:
-        work = self.call(_measured, call)
+        work = self.call(_execute, call)
         return await (work if call.process.timeout is None else within(self._clock, call, work, LET_GO))
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
@@ -121,8 +121,8 @@ class ThreadEnvironment:
             self._jobs.put(None)
 
 
-def _measured(call: Call) -> Outcome:
-    outcome = execute(call, measure_cpu=True)
+def _execute(call: Call) -> Outcome:
+    outcome = execute(call) if call.meter is None else call.meter.measure(call)
     outcome.place = threading.current_thread().name
     try:
         return outcome

@@ -25,9 +25,10 @@ import sys
 import weakref
 from collections.abc import Callable, Mapping
 from contextvars import Context, copy_context
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from theus.environments import wire
+from theus.environments import price, wire
 from theus.environments.book import Book, Needs, told
 from theus.environments.cpus import usable_cpus
 from theus.environments.cuts import cut, fields_of
@@ -119,7 +120,9 @@ class WorkerEnvironment:
             self._finalizer.detach()
             self._pool.disown()
             self._open()
+        started = perf_counter()
         job = self._pack(call)
+        packing = perf_counter() - started
         future = job.future = job.loop.create_future()
         self._pool.submit(job)
         try:
@@ -129,7 +132,31 @@ class WorkerEnvironment:
             if self._pool.abandon(job, ended):
                 await ended
             raise
-        return self._outcome(call, job, frame, number)
+        if call.meter is None:
+            return self._outcome(call, job, frame, number)
+        started = perf_counter()
+        outcome = self._outcome(call, job, frame, number)
+        outcome.moved = price.size_of(job.payload) + price.size_of(frame.parts)
+        # Over there it is done once more, the other way round.
+        outcome.moving = 2 * (packing + perf_counter() - started) + outcome.moved * price.SECONDS_PER_BYTE
+        return outcome
+
+    def rehearse(self, call: Call, value: Any, limit: float, domain: bool) -> tuple[int, float]:
+        """What it would take to send a call and its result: bytes and seconds. Blocks.
+
+        ``limit``: seconds after which it gives up and says what it took so far. ``domain``: it is another one each
+        time. Raises NotTransferable.
+        """
+        parts = [("an argument", (call.args, call.kwargs)), ("the pipe value", call.pipe), ("the result", value)]
+        if domain and call.snapshot is not None:
+            parts.append(("the domain", cut(call.snapshot, fields_of(call)).root))
+        found = price.Price(limit)
+        for place, part in parts:
+            try:
+                found.add(part, self._book)
+            except FAULTS as error:
+                raise self._refuse(call.process.name, culprit(part, place, self._try), error) from error
+        return found.bytes, found.seconds
 
     async def stop(self, grace: float) -> None:
         """End the workers. Those at rest end at once, the others with their call or after ``grace`` seconds."""

@@ -1,0 +1,85 @@
+"""What it would take to send a value to another core: pickled once, for the time that takes, and given up in time."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from theus.environments.parcel import FAULTS, PROTOCOL, Definitions, Packer, Parcel
+
+if TYPE_CHECKING:
+    from theus.environments.job import Packed
+
+SECONDS_PER_BYTE = 1e-9  #: through a socket, both ends
+
+
+class _TooDear(Exception):
+    """It took longer than it may."""
+
+
+class _Scale(io.RawIOBase):
+    """A file that only counts. The pickler writes to it every 64 KiB, which lets other threads have a turn as well."""
+
+    def __init__(self, deadline: float) -> None:
+        self.bytes = 0
+        self._deadline = deadline
+
+    def write(self, data: Any) -> int:
+        """Count."""
+        size = memoryview(data).nbytes
+        self.bytes += size
+        if perf_counter() > self._deadline:
+            raise _TooDear
+        return size
+
+
+class Price:
+    """The price of a call, part by part. ``bytes``, and ``seconds`` there and back; over the limit it is not exact."""
+
+    def __init__(self, limit: float) -> None:
+        self.bytes = 0
+        self.seconds = 0.0
+        self._limit = limit
+
+    def add(self, value: Any, book: Definitions) -> None:
+        """Add what a value costs. Raises what pickling it raises."""
+        try:
+            self._add(value, book, by_value=False)
+        except FAULTS:
+            self._add(value, book, by_value=True)
+
+    def _add(self, value: Any, book: Definitions, *, by_value: bool) -> None:
+        if self.seconds > self._limit:
+            return
+        started = perf_counter()
+        scale = _Scale(started + self._limit)
+        size = 0
+
+        def weigh(buffer: pickle.PickleBuffer) -> bool:
+            nonlocal size
+            size += buffer.raw().nbytes
+            return False
+
+        packer = Packer(scale, PROTOCOL, buffer_callback=weigh)
+        packer.book = book
+        packer.needs = []
+        if by_value:
+            packer.by_value()
+        try:
+            packer.dump(value)
+        except _TooDear:
+            pass
+        size += scale.bytes
+        self.bytes += size
+        self.seconds += 2 * (perf_counter() - started) + size * SECONDS_PER_BYTE  # who opens it takes as long
+
+
+def size_of(sent: Packed | Any) -> int:
+    """The bytes of what was sent: of a packed parcel, or of the parts of a frame."""
+    if sent is None:
+        return 0
+    parcel: Parcel | None = getattr(sent, "parcel", None)
+    parts = sent if parcel is None else (parcel.data, *parcel.buffers)
+    return sum(memoryview(part).nbytes for part in parts)

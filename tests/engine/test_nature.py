@@ -1,0 +1,356 @@
+"""The engine finds out what a process is and places it by that; the user's word wins; nobody goes to and fro."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings, strategies as st
+from recorded_calls import RECORDED
+
+from theus import Engine, each, process
+from theus.environments.meter import Ticker
+from theus.nature import Profile, quantile
+from theus.placement import Known, Placement, cannot_be_inline, cannot_travel, next_place, place
+from theus.protocols import Outcome, ProcessMoved
+
+PATTERN = re.compile("a+")
+seen: list[int] = []
+count = 0
+
+
+def profile_of(calls, fn=lambda: None):
+    profile = Profile(process(fn))
+    for wall, cpu, held in calls:
+        outcome = Outcome(wall=wall, cpu=cpu, held=held)
+        profile.add(outcome)
+        profile.measure(outcome)
+    return profile
+
+
+def spin(seconds):
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        sum(range(50))
+
+
+# --- what it is ---
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_recorded_calls_are_recognised(name):
+    kind, calls = RECORDED[name]
+    assert profile_of(calls).known().kind() == kind
+
+
+@pytest.mark.parametrize("name", [name for name, (kind, _) in RECORDED.items() if kind in ("computes", "releases")])
+def test_one_call_that_computes_is_enough(name):
+    kind, calls = RECORDED[name]
+    assert profile_of(calls[:1]).known().kind() == kind
+
+
+def test_without_a_look_at_the_lock_nobody_is_called_a_holder():
+    known = profile_of([(0.1, 0.1, None)]).known()
+    assert known.kind() == "unknown"
+    assert place(process(spin), blocking=False, debug=False, known=known).environment == "thread"
+
+
+def test_quantiles_of_many_calls():
+    profile = profile_of([(n / 1000, None, None) for n in range(1, 101)])
+    assert quantile(profile.walls, 0.5) == pytest.approx(0.05, rel=0.1)
+    assert quantile(profile.walls, 0.99) == pytest.approx(0.099, rel=0.1)
+    assert quantile({}, 0.5) is None
+
+
+def test_a_call_out_of_the_ordinary_has_the_next_one_measured():
+    profile = profile_of([(0.001, 0.001, 0.0)] * 4)
+    profile.meter((None, None))
+    assert profile.measure_at > profile.calls
+    profile.add(Outcome(wall=0.2))
+    assert profile.measure_at == profile.calls
+
+
+# --- where it goes ---
+
+COMPUTES = Known(measured=3, wall=0.1, cpu=0.1, typical_cpu=0.1, holds=1.0, moving=0.001)
+SHORT = Known(measured=3, wall=1e-5, cpu=1e-5, typical_cpu=1e-5, holds=0.0)
+
+
+def placed(fn, known, now="thread"):
+    return place(process(fn), blocking=False, debug=False, known=known, now=now)
+
+
+def changed(known, **fields):
+    return Known(**{name: fields.get(name, getattr(known, name)) for name in Known.__slots__})
+
+
+@pytest.mark.parametrize("known", [COMPUTES, SHORT])
+@pytest.mark.parametrize("options", [{"nature": "io"}, {"nature": "cpu"}, {"environment": "thread"}, {"timeout": 1}])
+def test_the_users_word_wins(known, options):
+    asked = process(spin, **options)
+    assert place(asked, blocking=False, debug=False, known=known) == place(asked, blocking=False, debug=False)
+
+
+def test_who_computes_goes_to_another_core():
+    assert placed(spin, COMPUTES).environment == "worker"
+    assert place(process(spin), blocking=True, debug=False, known=COMPUTES).environment == "inline"
+
+
+def test_who_releases_the_lock_stays_in_a_thread():
+    assert placed(spin, changed(COMPUTES, holds=0.1)).environment == "thread"
+
+
+def test_not_worth_it_says_so():
+    dear = placed(spin, changed(COMPUTES, cpu=0.012, moving=0.04))
+    assert dear == Placement("thread", "another core is not worth it: moves 40 ms to compute 12 ms")
+
+
+def test_a_little_less_is_no_reason_to_leave():
+    less = changed(COMPUTES, cpu=0.003, moving=0.0025)
+    assert placed(spin, less).environment == "thread"
+    assert placed(spin, less, now="worker").environment == "worker"
+
+
+def appends(value):
+    seen.append(value)
+
+
+def calls_one_that_appends(value):
+    appends(value)
+
+
+def counts(value):
+    global count  # noqa: PLW0603
+    count += 1
+
+
+def matches(value):
+    return PATTERN.match(value)
+
+
+def closes_over_a_number():
+    number = 0
+
+    def adds(value):
+        nonlocal number
+        number += value
+
+    return adds
+
+
+@pytest.mark.parametrize(
+    ("fn", "what"),
+    [
+        (appends, "'seen'"),
+        (calls_one_that_appends, "'seen'"),
+        (counts, "assigns the global 'count'"),
+        (closes_over_a_number(), "assigns 'number'"),
+        (threading.Event().wait, "method of Event"),
+    ],
+)
+def test_who_would_work_on_a_copy_stays_and_says_why(fn, what):
+    assert what in cannot_travel(fn)
+    assert what in placed(fn, COMPUTES).reason
+    assert placed(fn, COMPUTES).environment == "thread"
+
+
+def test_constants_and_functions_may_travel():
+    assert cannot_travel(matches) is None
+    assert cannot_travel(spin) is None
+
+
+def starts_a_loop():
+    asyncio.run(asyncio.sleep(0))
+
+
+def test_who_is_short_runs_inline_unless_it_may_wait_for_the_loop():
+    assert placed(spin, SHORT).environment == "inline"
+    assert placed(starts_a_loop, SHORT).environment == "thread"
+    assert "asyncio" in cannot_be_inline(starts_a_loop)
+    assert placed(threading.Event().wait, SHORT).environment == "thread"
+    assert placed(spin, changed(SHORT, shares=True)).environment == "thread"
+    assert placed(spin, changed(SHORT, stalls=1)).environment == "thread"
+    assert placed(spin, changed(SHORT, measured=2)).environment == "thread"
+
+
+# --- not to and fro ---
+
+seconds = st.one_of(st.sampled_from([1e-6, 1e-3, 0.1]), st.floats(1e-7, 1.0))
+calls = st.tuples(seconds, seconds, st.one_of(st.none(), st.floats(0.0, 1.0)))
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(calls, min_size=1, max_size=40),
+    st.booleans(),
+    st.sampled_from([None, 1e-4, 1e-4, 0.05]),
+    st.sampled_from([1, 40, 300]),
+)
+def test_no_process_changes_place_more_than_twice_in_a_thousand_calls(kinds, bimodal, moving, repeat):
+    profile = Profile(process(spin))
+    profile.moving = moving
+    where, moves = "thread", []
+    for number in range(1, 2500):
+        kind = kinds[number % len(kinds)] if bimodal else kinds[number // repeat % len(kinds)]
+        wall, cpu, share = kind
+        held = None if share is None or where != "thread" else share * cpu
+        outcome = Outcome(wall=max(wall, cpu), cpu=cpu, held=held)
+        profile.add(outcome)
+        if number > 3 and number % 16:
+            continue
+        profile.measure(outcome)
+        wanted = placed(spin, profile.known(), now=where).environment
+        target = next_place(where, wanted, profile.calls - profile.moved_at)
+        if target != where:
+            where = target
+            profile.moved_at = profile.calls
+            moves.append(number)
+    assert all(later - before >= 1000 for before, later in zip(moves, moves[2:], strict=False))
+
+
+@given(st.sampled_from(["thread", "inline", "worker"]), st.integers(0, 5000))
+def test_back_to_a_thread_is_always_allowed(now, since):
+    assert next_place(now, "thread", since) == "thread"
+    assert next_place(now, now, since) == now
+
+
+# --- for real ---
+
+
+def busy():
+    spin(0.2)
+
+
+def sleepy():
+    time.sleep(0.2)
+
+
+def quick(value):
+    return value + 1
+
+
+@dataclass
+class Shop:
+    big: list[dict[str, int]] = field(default_factory=list)
+    done: int = 0
+
+
+def test_a_loop_in_python_moves_and_a_sleep_does_not():
+    moved = []
+
+    async def main(engine):
+        for target in (computing, sleeping):
+            for _ in range(3):
+                await engine.arun(target)
+
+    computing, sleeping = process(busy), process(sleepy)
+    with Engine(observers=[lambda event: moved.append(event) if isinstance(event, ProcessMoved) else None]) as engine:
+        asyncio.run(main(engine))
+        rows = {row.process: row for row in engine.profiles().rows}
+    assert rows["busy"].environment == "worker"
+    assert any(place.startswith("pid ") for place in rows["busy"].places)
+    assert rows["sleepy"].environment == "thread"
+    assert [(event.process, event.before, event.after) for event in moved] == [("busy", "thread", "worker")]
+
+
+def test_short_calls_one_after_the_other_let_the_loop_have_its_turn():
+    turns = []
+
+    async def main(engine):
+        async def others():
+            while True:
+                turns.append(1)
+                await asyncio.sleep(0)
+
+        for number in range(3):
+            await engine.arun(target, number)
+        assert engine.explain(target).rows[0].environment == "inline"
+        other = asyncio.ensure_future(others())
+        await asyncio.sleep(0)
+        turns.clear()
+        assert await engine.arun(each(target, limit=1), range(2000)) == list(range(1, 2001))
+        other.cancel()
+
+    target = process(quick)
+    with Engine() as engine:
+        asyncio.run(main(engine))
+    assert len(turns) > 10
+
+
+def gives_a_lock(seconds):
+    spin(seconds)
+    return threading.Lock()
+
+
+def asks_for_a_resource(ctx):
+    spin(0.02)
+    return ctx.resource("here")
+
+
+def test_what_cannot_cross_keeps_a_process_here_and_is_named():
+    async def main(engine):
+        for _ in range(3):
+            assert (await engine.arun(target, 0.02)).locked() is False
+
+    target = process(gives_a_lock)
+    with Engine() as engine:
+        asyncio.run(main(engine))
+        row = engine.explain(target).rows[0]
+    assert row.environment == "thread"
+    assert "the result" in row.reason
+    assert not any(place.startswith("pid ") for place in row.places)  # it never ran twice
+
+
+def test_a_call_that_cannot_cross_after_all_falls_back_to_a_thread():
+    here = threading.Lock()
+
+    async def main(engine):
+        for _ in range(4):
+            assert await engine.arun(target) == "x"
+
+    def make():
+        assert not here.locked()  # a closure over a lock: this factory cannot be sent
+        return "x"
+
+    target = process(asks_for_a_resource)
+    with Engine(resources={"here": make}) as engine:
+        asyncio.run(main(engine))
+        row = engine.explain(target).rows[0]
+    assert row.environment == "thread"
+    assert row.failures == 0
+    assert "cannot be sent" in row.reason
+
+
+def reads_all(ctx):
+    spin(0.01)
+    ctx.domain.done += 1
+    return len(ctx.domain.big)
+
+
+def test_a_domain_that_is_dear_to_send_keeps_its_process_here():
+    async def main(engine):
+        for _ in range(3):
+            await engine.arun(target)
+
+    target = process(reads_all)
+    with Engine(Shop(big=[{"n": n} for n in range(200_000)])) as engine:
+        asyncio.run(main(engine))
+        row = engine.explain(target).rows[0]
+    assert row.environment == "thread"
+    assert "not worth it" in row.reason
+
+
+def test_a_ticker_ends_when_nothing_is_watched(monkeypatch):
+    monkeypatch.setattr("theus.environments.meter.IDLE_SECONDS", 0.01)
+    ticker = Ticker()
+    for _ in range(2):  # and begins anew
+        ticker.watch(time.perf_counter())
+        thread = ticker._thread
+        assert thread is not None
+        ticker.leave(time.perf_counter())
+        thread.join(30)
+        assert not thread.is_alive()

@@ -15,7 +15,7 @@ LAYERS: list[set[str]] = [
     {"state"},
     {"processes", "context", "scope", "resources", "workflow", "drawing"},
     {"stores", "environments"},
-    {"nature", "placement", "proposal", "schedule", "tickets"},
+    {"nature", "overlap", "placement", "proposal", "schedule", "tickets"},
     {"attempt", "doors", "engine", "journal", "moves", "portal", "run", "topics", "transaction_block"},
     {
         "observe",

@@ -36,6 +36,7 @@ from theus.errors import (
     RunFenced,
 )
 from theus.moves import bring_back, look_again
+from theus.overlap import Outlook
 from theus.placement import PARALLEL, SLOW
 from theus.portal import Exiting
 from theus.processes import Process
@@ -52,6 +53,7 @@ from theus.protocols import (
     EachStarted,
     Emitted,
     Event,
+    NotYet,
     Outcome,
     ProcessMoved,
     Refused,
@@ -61,13 +63,15 @@ from theus.protocols import (
 from theus.schedule import NOTHING, Position
 from theus.state.access import show
 from theus.tickets import Ticket, touched
-from theus.workflow import Branch, Each, Repeat
+from theus.workflow import Branch, Each, Flow, Repeat
 
 if TYPE_CHECKING:
     from theus.engine import Engine
     from theus.journal import Journal
     from theus.nature import Profile
+    from theus.overlap import Early, Overlap
     from theus.placement import Placement
+    from theus.protocols import Environment
     from theus.run import Run
     from theus.state.transaction import Transaction
 
@@ -148,6 +152,47 @@ class Attempts:
         else:
             await self.engine.clock.sleep(seconds)
 
+    # --- steps that start before their turn ---
+
+    def overlap(self, node: Flow[Any, Any]) -> Overlap | None:
+        if self.in_order or self.run.blocking:
+            return None
+        overlap = self.engine.overlap(node)
+        return overlap if overlap.is_possible else None
+
+    def outlook(self, process: Process[Any, Any]) -> Outlook:
+        profile = self.engine.profile(process)
+        placement, environment = profile.homes.get(False) or self.engine.settle(profile, process, False)
+        return Outlook(placement.environment, environment.capacity, profile.wall / (profile.calls or 1))
+
+    def begin(self, process: Process[Any, Any], early: Early, ended: Callable[[], None]) -> bool:
+        engine = self.engine
+        profile = engine.profile(process)
+        placement, environment = profile.homes.get(False) or engine.settle(profile, process, False)
+        if placement.environment == "inline" or profile.heat > HOT:  # it would hold up the others, or be in vain
+            return False
+        if self.journal is not None and self.journal.knows(early.position):  # made before: its record is the answer
+            return False
+        call = self._call(process, (), process.bound, NotYet, 1, early.position)
+        if profile.calls >= profile.measure_at:
+            call.meter = profile.meter(engine.meters)
+        if self.listening:
+            self._tell_start(call, placement)
+        early.begin(call, environment, ended)
+        return True
+
+    async def _take_up(self, early: Early, profile: Profile) -> int:
+        """The turn of a call that was begun early: whether that attempt counts. Gives how many were made in vain."""
+        failure = await early.settle()
+        if failure is None:
+            return 0
+        assert early.call is not None
+        if isinstance(failure, Conflict):
+            self._tell_conflict(early.call, failure, profile)
+        elif self.listening:
+            self._tell_retry(early.call, 0.0, failure)
+        return 1
+
     def _arguments(self, process: Process[Any, Any], value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         kwargs = process.bound
         if self.start:
@@ -164,6 +209,7 @@ class Attempts:
         value: Any,
         position: Position,
         given: tuple[tuple[Any, ...], dict[str, Any]] | None = None,
+        early: Early | None = None,
     ) -> Any:
         """Run a process until it is committed; gives what it returned, or raises what the last attempt raised.
 
@@ -177,27 +223,37 @@ class Attempts:
         if value is NOTHING:
             value = None
         profile = engine.profiled.get(id(process.root)) or engine.profile(process)
+        environment: Environment | Early
         placement, environment = profile.homes.get(run.blocking) or engine.settle(profile, process, run.blocking)
-        ticket = None
-        if profile.heat > HOT or process.contract.exclusive:
-            ticket = self._first_ticket(process, args, kwargs, profile)
         attempt = failures = 0
         kept: dict[str, Any] | None = None
+        if early is not None:
+            early.environment, environment = environment, early
+            if early.begun:
+                attempt = await self._take_up(early, profile)
+                kept = early.kept
+        ticket = None
+        if (profile.heat > HOT or process.contract.exclusive) and (early is None or early.held is None):
+            ticket = self._first_ticket(process, args, kwargs, profile)
         in_commit = process.nature == "state" and store is not None
         try:
             while True:
                 attempt += 1
                 if ticket is not None and not ticket.ready:
                     await self._wait_for(ticket, profile)
-                call = self._call(process, args, kwargs, value, attempt, position)
-                if attempt > 1:
-                    call.kept = kept
-                if ticket is not None:
-                    call.holds_ticket = True
-                if profile.calls >= profile.measure_at:
-                    call.meter = profile.meter(engine.meters)
-                if run.listeners or engine.observers:
-                    self._tell_start(call, placement)
+                if early is not None and early.held is not None:  # this attempt was made before its turn
+                    assert early.call is not None
+                    call = early.call
+                else:
+                    call = self._call(process, args, kwargs, value, attempt, position)
+                    if attempt > 1:
+                        call.kept = kept
+                    if ticket is not None:
+                        call.holds_ticket = True
+                    if profile.calls >= profile.measure_at:
+                        call.meter = profile.meter(engine.meters)
+                    if run.listeners or engine.observers:
+                        self._tell_start(call, placement)
                 if in_commit:
                     outcome = Outcome()  # a message without a sender: it runs in the commit, and there only
                 else:
@@ -328,9 +384,13 @@ class Attempts:
     ) -> Ticket:
         """After a conflict: the ticket with which the next attempt begins."""
         paths = {*touched(outcome.reads, outcome.ops), conflict.path}
-        profile.conflict(show(conflict.path), conflict.author)
         profile.heat = 1.0
         profile.hot = frozenset(paths)
+        self._tell_conflict(call, conflict, profile)
+        return self._queue(call.process, paths, ticket)
+
+    def _tell_conflict(self, call: Call, conflict: Conflict, profile: Profile) -> None:
+        profile.conflict(show(conflict.path), conflict.author)
         if self.listening:
             self.tell(
                 CallConflicted(
@@ -341,7 +401,6 @@ class Attempts:
                     author=conflict.author,
                 )
             )
-        return self._queue(call.process, paths, ticket)
 
     def _queue(self, process: Process[Any, Any], paths: set[Path], ticket: Ticket | None) -> Ticket:
         """A ticket for these paths too; the set only grows."""

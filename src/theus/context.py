@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from theus.errors import ContractError, DefinitionError, ScopeError
+from theus.protocols import NotYet
 from theus.scope import Local
 from theus.state.transaction import Transaction
 from theus.state.values import detach
@@ -67,7 +68,10 @@ class Context(Generic[D]):
     @property
     def pipe(self) -> Any:
         """The one value that the previous step returned."""
-        return self._open("pipe").pipe
+        call = self._open("pipe")
+        if call.pipe is NotYet:
+            self._stop_early(call, "reads ctx.pipe")
+        return call.pipe
 
     @property
     def local(self) -> Local:
@@ -260,9 +264,21 @@ class Context(Generic[D]):
         call = self._call
         return None if isinstance(call, str) else call.host
 
+    def _stop_early(self, call: Call, what: str) -> NoReturn:
+        """End an attempt that was made before its turn and needs what is known only then; the engine makes another."""
+        self._outcome.error = ScopeError(  # whatever the body makes of it
+            f"process {call.process.name!r} {what}, but it was started before its turn (idempotent=True); "
+            "this attempt ends here, and it runs again at its turn.",
+            scope="pipe",
+            process=call.process.name,
+        )
+        raise self._outcome.error
+
     def check_nested_run(self) -> None:
         """Refuse to call the engine from a process that has written, or for which others wait."""
         call = self._open("domain")
+        if call.pipe is NotYet:
+            self._stop_early(call, "calls the engine")
         written = self._transaction is not None and self._transaction.has_written
         if written or call.holds_ticket:
             done = "has written to ctx.domain" if written else "holds its turn for a contended path"

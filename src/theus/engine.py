@@ -32,6 +32,7 @@ from theus.environments.thread import ThreadEnvironment
 from theus.errors import DefinitionError, NotTransferable, Overloaded, ScopeError
 from theus.journal import run_recorded
 from theus.nature import Explained, Explanation, Profile
+from theus.overlap import Overlap
 from theus.placement import Placement, place
 from theus.portal import Exiting, Portal
 from theus.processes import Process, Step
@@ -46,7 +47,7 @@ from theus.stores.memory import MemoryStore
 from theus.tickets import Tickets
 from theus.topics import Topics
 from theus.transaction_block import TransactionBlock
-from theus.workflow import Each, Parallel, Workflow, as_step, check_start, leaves
+from theus.workflow import Each, Flow, Parallel, Workflow, as_step, check_start, leaves
 
 if TYPE_CHECKING:
     from theus.workflow import Plain
@@ -128,6 +129,7 @@ class Engine(Generic[D]):
         self._numbers = itertools.count(1)
         self._plans: dict[int, _Plan] = {}
         self.profiled: dict[int, Profile] = {}
+        self._overlaps: dict[int, Overlap] = {}
         self._active: set[Run[Any]] = set()
         self._ended = threading.Condition()
         self._closed = False
@@ -370,6 +372,8 @@ class Engine(Generic[D]):
         if isinstance(step, Process):
             return not step.is_source and place(step, blocking=True, debug=False).environment == "inline"
         assert isinstance(step, Workflow)
+        if isinstance(step, Flow) and step.may_overlap and self.overlap(step).is_possible:
+            return False
         return not isinstance(step, (Parallel, Each)) and all(self._is_inline(child) for child in step.steps)
 
     async def _execute(self, run: Run[Any], start: _Start) -> Any:
@@ -432,6 +436,15 @@ class Engine(Generic[D]):
                 self.profiled.pop(next(iter(self.profiled)), None)  # one-off lambdas must not pile up
             profile = self.profiled[id(root)] = Profile(root)
         return profile
+
+    def overlap(self, node: Flow[Any, Any]) -> Overlap:
+        """What is known of how the steps of a flow overlap."""
+        overlap = self._overlaps.get(id(node))
+        if overlap is None or overlap.node is not node:
+            if len(self._overlaps) >= MOST_PLANS:
+                self._overlaps.pop(next(iter(self._overlaps)), None)  # as with profiles; it keeps its flow alive
+            overlap = self._overlaps[id(node)] = Overlap(node)
+        return overlap
 
     def settle(
         self, profile: Profile, process: Process[Any, Any], blocking: bool, placement: Placement | None = None

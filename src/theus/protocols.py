@@ -135,6 +135,13 @@ class Meter(Protocol):
         """Run a ``def`` call and note what it cost."""
 
 
+class NotYet:
+    """Stands for the pipe value of an attempt that is made before its turn: nobody knows it yet.
+
+    The class itself is the mark; so it is the same one in every process.
+    """
+
+
 @dataclass(slots=True)
 class Call:
     """One attempt to run a process: everything an environment needs."""
@@ -144,7 +151,7 @@ class Call:
     kwargs: dict[str, Any]
     snapshot: Snapshot | None  #: None: the engine has no domain
     config: Any  #: a read-only view
-    pipe: Any  #: what the previous step returned
+    pipe: Any  #: what the previous step returned; ``NotYet`` if it has not
     attempt: int  #: counts executions of this call from 1
     key: object  #: ``str(key)`` is run, step, item and round; equal across attempts
     deadline: float | None  #: when this attempt has to end, in the clock's seconds

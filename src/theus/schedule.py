@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sized
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from theus.errors import LimitExceeded
 from theus.processes import Process
 from theus.scope import forget_frames
 from theus.workflow import Branch, Each, Flow, Parallel, Repeat, Step
+
+if TYPE_CHECKING:
+    from theus.overlap import Early, Outlook, Overlap
 
 SOURCE_LIMIT = 128  #: items in hand at a time when each(limit=None) pulls from a source of unknown length
 
@@ -55,8 +58,19 @@ class Hands(Protocol):
 
     in_order: bool  #: one thing after the other, for debugging
 
-    async def call(self, process: Process[Any, Any], value: Any, position: Position) -> Any:
-        """Run a process on the pipe value to its commit; gives what it returned."""
+    async def call(
+        self, process: Process[Any, Any], value: Any, position: Position, *, early: Early | None = None
+    ) -> Any:
+        """Run a process on the pipe value to its commit; gives what it returned. ``early``: what was done before."""
+
+    def overlap(self, node: Flow[Any, Any]) -> Overlap | None:
+        """How the steps of a flow overlap; None if they run one after the other."""
+
+    def outlook(self, process: Process[Any, Any]) -> Outlook:
+        """What is to be expected of a process."""
+
+    def begin(self, process: Process[Any, Any], early: Early, ended: Callable[[], None]) -> bool:
+        """Make a call's first attempt before its turn, and tell when it has ended; False: better not."""
 
     def source(self, process: Process[Any, Any], value: Any, position: Position) -> AsyncIterator[Any]:
         """Start a generator process; what it yields comes one by one, as it is asked for."""
@@ -90,6 +104,8 @@ async def walk(step: Step[Any, Any], value: Any, position: Position, hands: Hand
 
 
 async def _flow(node: Flow[Any, Any], value: Any, position: Position, hands: Hands) -> Any:
+    if node.may_overlap and (overlap := hands.overlap(node)) is not None:
+        return await overlap.walk(value, position, hands)
     for index, step in enumerate(node.steps):
         here = Position(position, (index, step.name))
         if isinstance(step, Process):

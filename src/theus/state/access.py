@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 
 from theus.errors import ContractError, DefinitionError, Path
 
-__all__ = ["Contract", "Grant", "Op", "Ops", "Path", "Read", "Reads", "show"]
+__all__ = ["ANY", "Contract", "Grant", "Op", "Ops", "Path", "Reach", "Read", "Reads", "overlap", "reach_of", "show"]
 
 Read = tuple[Path, Collection[Any], bool, bool]
 Reads = Sequence[Read]
@@ -70,7 +70,39 @@ class _Argument(NamedTuple):
     name: str
 
 
+ANY = _Star()
 Pattern = tuple[Any, ...]  #: literal strings, ``_Star`` and ``_Argument``
+
+
+class Reach(NamedTuple):
+    """What a call may read and write, as far as it is known before it runs: at and below these places."""
+
+    reads: tuple[Path, ...]  #: with ``ANY`` where a segment may be any
+    writes: tuple[Path, ...]
+
+
+def overlap(one: Path, other: Path) -> bool:
+    """Whether a place of one is a place of the other, or above it. Both with ``ANY`` where a segment may be any."""
+    return all(
+        type(a) is _Star or type(b) is _Star or a is b or (a == b) is True for a, b in zip(one, other, strict=False)
+    )
+
+
+MOST_PATHS = 64  #: of one transaction; one that touched more is described by the containers
+
+
+def reach_of(reads: Reads, ops: Ops) -> Reach:
+    """What a transaction read and wrote, in the words of a contract."""
+    read: dict[Path, None] = {}
+    for path, keys, shape, deep in reads:
+        if shape or deep or len(keys) > MOST_PATHS:
+            read[path] = None
+        else:
+            read.update(((*path, key), None) for key in keys)
+    written = dict.fromkeys(op[1] for op in ops)
+    if len(written) > MOST_PATHS:
+        written = dict.fromkeys(path[:-1] for path in written)
+    return Reach(tuple(read), tuple(written))
 
 
 def _parse(pattern: object, option: str, parameters: Collection[str], process: str) -> Pattern:
@@ -312,7 +344,7 @@ class Contract:
     Giving one of them makes the other empty.
     """
 
-    __slots__ = ("_exclusive", "_grant", "exclusive", "parameters", "process", "reads", "writes")
+    __slots__ = ("_exclusive", "_grant", "_patterns", "exclusive", "parameters", "process", "reads", "writes")
 
     def __init__(
         self,
@@ -328,6 +360,7 @@ class Contract:
         self.writes = None if writes is None else tuple(writes)
         self.exclusive = tuple(exclusive)
         self._exclusive = tuple(exclusive.values())
+        self._patterns = (tuple((reads or {}).values()), tuple((writes or {}).values()))
         patterns = [(pattern, False) for pattern in (reads or {}).values()]
         patterns += [(pattern, True) for pattern in (writes or {}).values()]
         root = _Node()
@@ -383,6 +416,19 @@ class Contract:
             )
             for pattern in self._exclusive
         )
+
+    def reach(self, arguments: Mapping[str, Any]) -> Reach | None:
+        """What a call may touch if no more than these arguments are known of it; None: nothing is declared."""
+        if self.reads is None:
+            return None
+        reads, writes = (
+            tuple(
+                tuple(arguments.get(part.name, ANY) if type(part) is _Argument else part for part in pattern)
+                for pattern in patterns
+            )
+            for patterns in self._patterns
+        )
+        return Reach(reads, writes)
 
     def check_against(self, domain_type: type) -> None:
         """Refuse patterns whose first segment is no field of a dataclass domain."""

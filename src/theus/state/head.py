@@ -138,6 +138,11 @@ class Head:
             self.history.add(snapshot, author, operations, at)
             return Committed(version, operations)
 
+    def conflict(self, base: int, reads: Reads, operations: Ops) -> Conflict | None:
+        """What would keep a commit from being made now: where, and by whom it was changed; None: nothing."""
+        with self._lock:
+            return self._validate(base, reads, operations)
+
     def renew(self, base: int, reads: Reads) -> Snapshot | None:
         """The newest snapshot if nothing of ``reads``, made on version ``base``, has changed since; else None."""
         with self._lock:

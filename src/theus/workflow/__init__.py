@@ -14,14 +14,25 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, ov
 from theus.errors import DefinitionError
 from theus.processes import Step
 from theus.workflow.start import check_start
-from theus.workflow.tree import Branch, Each, Flow, Parallel, Repeat, Workflow, as_step, first_step, leaves
+from theus.workflow.tree import (
+    Branch,
+    Each,
+    Flow,
+    Parallel,
+    Repeat,
+    Workflow,
+    as_step,
+    can_start_early,
+    first_step,
+    leaves,
+)
 
 if TYPE_CHECKING:
     from types import CodeType
 
 __all__ = [
-    "Branch", "Each", "Flow", "Parallel", "Repeat", "Step", "Workflow", "as_step", "branch", "check_start", "each",
-    "first_step", "flow", "leaves", "parallel", "repeat",
+    "Branch", "Each", "Flow", "Parallel", "Repeat", "Step", "Workflow", "as_step", "branch", "can_start_early",
+    "check_start", "each", "first_step", "flow", "leaves", "parallel", "repeat",
 ]  # fmt: skip
 
 _MISSING: Any = object()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import combinations, combinations_with_replacement
 from typing import Any, ClassVar, Literal, NoReturn
 
 from theus.errors import DefinitionError
 from theus.processes import In, Out, Process, Step, as_process
+from theus.workflow.ambiguities import Ambiguity, meeting
 from theus.workflow.checks import (
     ACCEPTED,
     arity_of,
@@ -75,6 +77,22 @@ class Workflow(Step[In, Out]):
 
         return svg(self)
 
+    def ambiguities(self) -> list[Ambiguity]:
+        """Pairs of steps that meet, by their contracts, and whose order only time or their place in the list decides.
+
+        In ``parallel`` and ``each`` those that finish first commit first. In a ``flow`` the order is that of the list,
+        even where steps start early. Steps without a contract are not looked at.
+        """
+        found = list(self._unordered())
+        for step in self.steps:
+            if isinstance(step, Workflow):
+                found += step.ambiguities()
+        return list(dict.fromkeys(found))
+
+    def _unordered(self) -> Iterator[Ambiguity]:
+        """Those that stand in this very node."""
+        return iter(())
+
     def _repr_svg_(self) -> str:
         return self.svg()
 
@@ -82,8 +100,10 @@ class Workflow(Step[In, Out]):
 class Flow(Workflow[In, Out]):
     """Steps one after the other; each gets what the one before returned."""
 
-    __slots__ = ()
+    __slots__ = ("may_overlap",)
     kind: ClassVar[Literal["flow"]] = "flow"
+
+    may_overlap: bool  #: some step might start before its turn
 
     def __init__(self, steps: Iterable[Any]) -> None:
         children = _children("flow", steps)
@@ -96,7 +116,13 @@ class Flow(Workflow[In, Out]):
                 )
         for step in children[1:]:  # the first may get arguments from run: see check_start
             _check_fed("flow", step)
-        self._fill(_named(children), children)
+        self._fill(_named(children), children, may_overlap=any(map(can_start_early, children[1:])))
+
+    def _unordered(self) -> Iterator[Ambiguity]:
+        processes = [step for step in self.steps if isinstance(step, Process)]
+        for a, b in combinations(processes, 2):
+            if can_start_early(b):
+                yield from meeting(a, b, self.name, "list position")
 
 
 class Parallel(Workflow[In, Out]):
@@ -110,6 +136,12 @@ class Parallel(Workflow[In, Out]):
         for step in children:
             _check_inside("parallel", step)
         self._fill(_named(children), children)
+
+    def _unordered(self) -> Iterator[Ambiguity]:
+        for one, other in combinations(self.steps, 2):
+            for a in leaves(one):
+                for b in leaves(other):
+                    yield from meeting(a, b, self.name, "timing")
 
 
 class Each(Workflow[In, Out]):
@@ -137,6 +169,11 @@ class Each(Workflow[In, Out]):
             )
         interval = None if rate is None else seconds_between(rate)
         self._fill(_named((child,)), (child,), step=child, limit=limit, rate=rate, interval=interval, on_error=on_error)
+
+    def _unordered(self) -> Iterator[Ambiguity]:
+        first = first_step(self.step)
+        for a, b in combinations_with_replacement(leaves(self.step), 2):
+            yield from meeting(a, b, self.name, "timing", first if isinstance(first, Process) else None)
 
 
 class Branch(Workflow[In, Out]):
@@ -204,6 +241,18 @@ def leaves(step: Step[Any, Any]) -> Iterator[Process[Any, Any]]:
             yield step
         elif isinstance(step, Workflow):
             rest.extend(reversed(step.steps))
+
+
+def can_start_early(step: Step[Any, Any]) -> bool:
+    """Whether a step of a flow may run before its turn: it may run twice, and needs nothing but the state."""
+    return (
+        isinstance(step, Process)
+        and step.idempotent
+        and step.pipe_parameter is None
+        and step.nature != "state"
+        and not step.is_source
+        and not step.contract.exclusive
+    )
 
 
 def first_step(step: Step[Any, Any]) -> Step[Any, Any]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from theus.errors import Path
     from theus.protocols import Call, Environment, Outcome
     from theus.schedule import Hands
+    from theus.state.access import Ops, Reads
 
 AHEAD = 1000  #: steps of one flow that are begun and not committed, at most: their outcomes are kept
 DOUBT = 0.5  #: a step whose early attempts are in vain more often than this runs at its turn
@@ -42,7 +43,7 @@ class Early:
     the real one. It keeps no error: the frames of an error keep it.
     """
 
-    __slots__ = ("begun", "call", "environment", "held", "in_vain", "kept", "last", "position", "task")
+    __slots__ = ("begun", "call", "environment", "held", "in_vain", "kept", "position", "task", "touched")
 
     def __init__(self, position: Position) -> None:
         self.position = position
@@ -53,7 +54,7 @@ class Early:
         self.held: Outcome | None = None  #: what became of it, if it counts
         self.kept: dict[str, Any] | None = None  #: its results of ``ctx.once``
         self.in_vain = False
-        self.last: Outcome | None = None  #: of the last attempt, if it did not raise
+        self.touched: tuple[Reads, Ops] | None = None  #: by the last attempt; None: it raised, or nobody can tell
 
     def begin(self, call: Call, environment: Environment, ended: Callable[[], None]) -> None:
         """Make the first attempt now, on the running loop."""
@@ -104,7 +105,8 @@ class Early:
         if outcome is None:
             assert self.environment is not None
             outcome = await self.environment.run(call)
-        self.last = outcome if outcome.error is None else None
+        # What messages do is known to the commit alone.
+        self.touched = None if outcome.error is not None or outcome.messages else (outcome.reads, outcome.ops)
         return outcome
 
 
@@ -245,9 +247,8 @@ class Overlap:
     def _learn(self, index: int, early: Early) -> None:
         if early.begun:
             self._doubts[index] = (self._doubts[index] + early.in_vain) / 2
-        last = early.last
-        if self._declared[index] is None and last is not None and not last.messages:  # what those do, nobody tells
-            seen = reach_of(last.reads, last.ops)
+        if self._declared[index] is None and early.touched is not None:
+            seen = reach_of(*early.touched)
             if seen != self._seen[index]:
                 self._seen[index] = seen
                 self._is_outdated = True

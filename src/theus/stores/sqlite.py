@@ -1,0 +1,328 @@
+"""SQLite as the log of a store: one file, several processes, the standard library.
+
+::
+
+    journal   version, author, at, ops, records, team      one row for each commit
+    record    kind, key, value                             as they are now
+    kept      version, size                                snapshots that are complete
+    part      version, number, data                        their bytes, a mebibyte in each row
+
+The file is in WAL mode: readers never wait. Writers queue at a lock file beside it (``flock``), because SQLite's own way of
+waiting is to try again and again, which lets some processes starve; with the queue nobody ever finds the database locked.
+Everything else is one ``BEGIN IMMEDIATE`` for each group of commits, inside which nobody can come between.
+
+**Power.** With ``sync="full"`` a commit is on the disk when it is answered. With ``"normal"`` it is in the operating
+system: it survives the end of the process in any way, but a power failure may take the last ones (never a part of one).
+
+What others append is noticed by looking at the file's ``data_version``, each millisecond after something happened, and
+more seldom, down to a hundred times a second, when nothing does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from theus.errors import CommitUnknown, StoreError, StoreUnavailable
+from theus.protocols import Record, Version
+from theus.stores.replica import Entry, Loaded, Make
+
+log = logging.getLogger("theus")
+
+Sync = Literal["full", "normal"]
+
+_OURS = 0x54485553  #: the ``application_id`` of our files: THUS
+_FORMAT = 1
+_PART = 2**20  #: bytes of a snapshot in one row, and about what one transaction writes of it
+_BATCH = 10_000  #: journal rows that one transaction deletes
+_SOON, _LATE = 0.001, 0.010  #: seconds between two looks at the file
+_BUSY = 60.0  #: seconds to wait for somebody who holds the file without having queued: a shell, a backup
+_TABLES = """
+CREATE TABLE journal (version INTEGER PRIMARY KEY, author TEXT, at REAL, ops BLOB, records BLOB, team TEXT);
+CREATE TABLE record (kind TEXT, key TEXT, value BLOB, PRIMARY KEY (kind, key)) WITHOUT ROWID;
+CREATE TABLE kept (version INTEGER PRIMARY KEY, size INTEGER);
+CREATE TABLE part (version INTEGER, number INTEGER, data BLOB, PRIMARY KEY (version, number));
+"""
+_GONE = frozenset(
+    (
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PROTOCOL,
+    )
+)
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(list[tuple[str, str, bytes | None]]).decode
+
+
+class SqliteDriver:
+    """The log in one SQLite file. ``sync``: what a commit has reached when it is answered."""
+
+    def __init__(self, path: str | os.PathLike[str], sync: Sync = "full") -> None:
+        self.path = Path(path).absolute()
+        self._sync = sync
+        self._writing = threading.RLock()  #: guards ``_db``
+        self._reading = threading.Lock()  #: guards ``_reader``
+        self._db: Any = None
+        self._reader: Any = None
+        self._queue = -1  #: file descriptor
+        self._newest: Version = 0  #: the last entry that was given to the replica, or that it appended
+        self._closing = threading.Event()
+        self._pause = _SOON
+        self._seen = -1  #: ``data_version`` at the last look
+
+    # --- the Driver protocol ---
+
+    def load(self, initial: Callable[[], bytes]) -> Loaded:
+        with self._writing, self._speaking():
+            if self._db is None:
+                self._open(initial)
+            if self._db.in_transaction:
+                return self._load()
+            with self._transaction("BEGIN"):
+                return self._load()
+
+    def append(self, known: Version, group: str, make: Make) -> Sequence[Entry]:
+        with self._writing, self._speaking():
+            fcntl.flock(self._queue, fcntl.LOCK_EX)
+            try:
+                self._append(known, group, make)
+            finally:
+                fcntl.flock(self._queue, fcntl.LOCK_UN)
+        return ()
+
+    def tail(self, after: Version) -> Sequence[Entry]:
+        with self._writing, self._speaking():
+            return self._after(after)
+
+    def wait(self) -> bool:
+        while not self._closing.wait(self._pause):
+            with self._reading, self._speaking():
+                seen = self._reader.execute("PRAGMA data_version").fetchone()[0]
+                if seen != self._seen:
+                    newest = self._reader.execute("SELECT max(version) FROM journal").fetchone()[0] or 0
+                    self._seen = seen
+                    if newest > self._newest:
+                        self._pause = _SOON
+                        return True
+            self._pause = min(1.2 * self._pause, _LATE)
+        return False
+
+    def record(self, kind: str, key: str) -> bytes | None:
+        with self._writing, self._speaking():
+            row = self._db.execute("SELECT value FROM record WHERE kind = ? AND key = ?", (kind, key)).fetchone()
+            return None if row is None else row[0]
+
+    def records(self, kind: str, prefix: str) -> list[Record]:
+        with self._reading, self._speaking():
+            rows = self._reader.execute(
+                "SELECT key, value FROM record WHERE kind = ? AND key >= ? AND key < ? ORDER BY key",
+                (kind, prefix, f"{prefix}\U0010ffff"),
+            )
+            return [Record(kind, key, value) for key, value in rows]
+
+    def kept(self) -> Version:
+        with self._reading, self._speaking():
+            return int(self._reader.execute("SELECT max(version) FROM kept").fetchone()[0])
+
+    def keep(self, version: Version, state: bytes, floor: Version) -> None:
+        for number in range(0, len(state), _PART):  # one after the other, so that commits come between
+            with self._write() as db:
+                row = (version, number, state[number : number + _PART])
+                db.execute("INSERT OR REPLACE INTO part VALUES (?, ?, ?)", row)
+        with self._write() as db:
+            (newest,) = db.execute("SELECT max(version) FROM kept").fetchone()
+            if newest < version:
+                db.execute("INSERT INTO kept VALUES (?, ?)", (version, len(state)))
+                db.execute("DELETE FROM kept WHERE version < ?", (floor,))
+        self._sweep()
+
+    def close(self) -> None:
+        self._closing.set()
+        with self._writing, self._reading:
+            if self._db is not None:
+                self._reader.close()
+                self._db.close()
+                os.close(self._queue)
+
+    # --- opening ---
+
+    def _open(self, initial: Callable[[], bytes]) -> None:
+        if not self.path.parent.is_dir():
+            raise StoreError(f"store {self.path}: there is no directory {self.path.parent}; make it, or name another.")
+        try:
+            self._queue = os.open(f"{self.path}-queue", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise StoreError(f"store {self.path}: no file can be made beside it ({error.strerror}).") from error
+        fcntl.flock(self._queue, fcntl.LOCK_EX)  # two engines may begin the same file
+        try:
+            self._db = self._connect()
+            try:
+                self._check_or_make(initial)
+                self._reader = self._connect()
+                self._reader.execute("PRAGMA query_only = 1")
+            except BaseException:
+                self._db.close()
+                self._db = None
+                raise
+        finally:
+            fcntl.flock(self._queue, fcntl.LOCK_UN)
+            if self._db is None:
+                os.close(self._queue)
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+
+    def _check_or_make(self, initial: Callable[[], bytes]) -> None:
+        db = self._db
+        (ours,) = db.execute("PRAGMA application_id").fetchone()
+        (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables and ours != _OURS:
+            raise StoreError(f"store {self.path}: this SQLite file is not one of Theus; it was left alone.")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute(f"PRAGMA synchronous = {self._sync}")
+        db.execute(f"PRAGMA journal_size_limit = {64 * _PART}")
+        if not tables:
+            state = initial()
+            with self._transaction("BEGIN IMMEDIATE"):
+                for statement in _TABLES.strip().split("\n"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA application_id = {_OURS}")
+                db.execute(f"PRAGMA user_version = {_FORMAT}")
+                parts = [(0, number, state[number : number + _PART]) for number in range(0, len(state), _PART)]
+                db.executemany("INSERT INTO part VALUES (?, ?, ?)", parts)
+                db.execute("INSERT INTO kept VALUES (0, ?)", (len(state),))
+        (form,) = db.execute("PRAGMA user_version").fetchone()
+        if form != _FORMAT:
+            raise StoreError(
+                f"store {self.path} has format {form}, this version of Theus knows {_FORMAT}; use the newer version."
+            )
+        with self._transaction("BEGIN IMMEDIATE"):  # shows now what stands in the way of writing
+            pass
+
+    # --- reading and writing ---
+
+    def _load(self) -> Loaded:
+        (oldest,) = self._db.execute("SELECT min(version) FROM kept").fetchone()
+        (kept,) = self._db.execute("SELECT max(version) FROM kept").fetchone()
+        rows = self._db.execute("SELECT data FROM part WHERE version = ? ORDER BY number", (oldest,))
+        state = b"".join(row[0] for row in rows)
+        return Loaded(oldest, state, self._after(oldest), kept)
+
+    def _after(self, version: Version) -> list[Entry]:
+        rows = self._db.execute("SELECT * FROM journal WHERE version > ? ORDER BY version", (version,))
+        entries = [
+            Entry(number, author, at, ops, () if records is None else [Record(*one) for one in _unpack(records)], team)
+            for number, author, at, ops, records, team in rows
+        ]
+        if entries:
+            self._newest = entries[-1].version
+        return entries
+
+    def _append(self, known: Version, group: str, make: Make) -> None:
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        version = known
+        try:
+            others = self._after(known)
+            proposed = make(others)
+            if not proposed:
+                db.execute("ROLLBACK")
+                return
+            version = first = others[-1].version if others else known
+            rows = []
+            for one in proposed:
+                version += 1
+                records = _pack([(r.kind, r.key, r.value) for r in one.records]) if one.records else None
+                rows.append((version, one.author, one.at, one.ops, records, group))
+            db.executemany("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._put_records([record for one in proposed for record in one.records])
+            self._newest = version  # before others can see it
+            db.execute("COMMIT")
+        except BaseException as failure:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            if not isinstance(failure, sqlite3.Error) or not self._stands(group, version):
+                raise
+
+    def _put_records(self, records: Sequence[Record]) -> None:
+        for record in records:
+            if record.value is None:
+                self._db.execute("DELETE FROM record WHERE kind = ? AND key = ?", (record.kind, record.key))
+            else:
+                row = (record.kind, record.key, record.value)
+                self._db.execute("INSERT OR REPLACE INTO record VALUES (?, ?, ?)", row)
+
+    def _stands(self, group: str, version: Version) -> bool:
+        """Whether a group whose commit failed is in the log all the same."""
+        try:
+            row = self._db.execute("SELECT 1 FROM journal WHERE version = ? AND team = ?", (version, group)).fetchone()
+        except sqlite3.Error as failure:
+            raise CommitUnknown(f"store {self.path} failed while it wrote: {failure}") from failure
+        return row is not None
+
+    def _sweep(self) -> None:
+        """Take away what the oldest kept snapshot makes needless, a little at a time."""
+        while True:
+            with self._write() as db:
+                (oldest,) = db.execute("SELECT min(version) FROM kept").fetchone()
+                (first,) = db.execute("SELECT min(version) FROM journal").fetchone()
+                (last,) = db.execute("SELECT max(version) FROM journal").fetchone()
+                end = min(oldest, (first or 0) + _BATCH, (last or 0) - 1)  # the last one tells which version it is
+                rows = db.execute("DELETE FROM journal WHERE version <= ?", (end,)).rowcount
+                rows += db.execute(
+                    "DELETE FROM part WHERE rowid IN (SELECT rowid FROM part WHERE version < ? LIMIT 4)", (oldest,)
+                ).rowcount
+            if not rows:
+                return
+
+    @contextlib.contextmanager
+    def _write(self) -> Iterator[Any]:
+        """A transaction of our own, behind the others."""
+        with self._writing, self._speaking():
+            fcntl.flock(self._queue, fcntl.LOCK_EX)
+            try:
+                with self._transaction("BEGIN IMMEDIATE"):
+                    yield self._db
+            finally:
+                fcntl.flock(self._queue, fcntl.LOCK_UN)
+
+    @contextlib.contextmanager
+    def _transaction(self, begin: str) -> Iterator[None]:
+        self._db.execute(begin)
+        try:
+            yield
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _speaking(self) -> Iterator[None]:
+        """Errors of SQLite become ours, with the file's name."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", None)
+            primary = None if code is None else code & 0xFF
+            if primary in _GONE:
+                raise StoreUnavailable(f"store {self.path} cannot be used at the moment: {error}.") from error
+            if primary == sqlite3.SQLITE_READONLY:
+                raise StoreError(f"store {self.path} cannot be written ({error}); give it write permission.") from error
+            if primary == sqlite3.SQLITE_NOTADB:
+                raise StoreError(f"store {self.path} is not a SQLite file; it was left alone.") from error
+            raise StoreError(f"store {self.path} failed: {error}.") from error

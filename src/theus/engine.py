@@ -13,6 +13,7 @@ import contextlib
 import functools
 import itertools
 import logging
+import os
 import secrets
 import threading
 import time
@@ -43,6 +44,7 @@ from theus.schedule import NOTHING, Position, walk
 from theus.scope import forget_frames
 from theus.state.history import Change, Difference, Growth, readable, restoring
 from theus.state.snapshot import Snapshot, readonly
+from theus.stores import open_store
 from theus.stores.memory import MemoryStore
 from theus.tickets import Tickets
 from theus.topics import Topics
@@ -68,8 +70,9 @@ class Engine(Generic[D]):
     Args:
         domain: the shared state: a dataclass instance or a dict. None: processes without ``ctx.domain`` only.
         config: what ``ctx.config`` gives, read-only.
-        store: None keeps the state in memory. With a store, a run that has a ``run_id`` is durable: begun again, it
-            goes on where it stopped.
+        store: where the state is kept: a path (``"shop.db"``), a URL (``"redis://..."``), or a ``Store``; None keeps
+            it in memory. What a store holds wins over ``domain``. With a store, a run that has a ``run_id`` is
+            durable: begun again, it goes on where it stopped.
         resources: name -> what makes it; ``ctx.resource(name)`` gives one instance for each loop.
         loop_factory: makes the engine's own event loop, for example ``uvloop.new_event_loop``.
         workers: worker processes at most; None: as many as there are usable CPUs.
@@ -86,7 +89,7 @@ class Engine(Generic[D]):
         domain: D | None = None,
         *,
         config: object = None,
-        store: Store | None = None,
+        store: str | os.PathLike[str] | Store | None = None,
         resources: Mapping[str, Callable[[], Any]] = {},
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
         workers: int | None = None,
@@ -98,17 +101,20 @@ class Engine(Generic[D]):
         clock: Clock | None = None,
     ) -> None:
         self._check_options(loop_factory, workers, invariants, max_pending, observers, domain)
-        if store is not None and not hasattr(store, "commit"):
-            raise DefinitionError(
-                f"Engine(store={store!r}): this version keeps the state in memory; leave store= out, or give a Store."
-            )
+        if store is not None and not isinstance(store, (str, os.PathLike)) and not hasattr(store, "commit"):
+            raise DefinitionError(f"Engine(store={store!r}): give a path, a URL or a Store; or leave store= out.")
         self.config: Any = readonly(config)
         self.strict = strict
         self.debug = debug
         self.invariants = tuple(invariants)
         self.observers = tuple(observers)
         self.clock: Clock = clock or SystemClock()
+        self._own: Store | None = None  #: to be closed at the end
+        if isinstance(store, (str, os.PathLike)):
+            store = self._own = open_store(store, domain)
         self.store: Store | None = store if store is not None else None if domain is None else MemoryStore(domain)
+        self._domain_type: type | None = None if domain is None else domain.__class__
+        self._is_ready = store is None  #: else the store is opened at the first use
         self._keeps_runs = store is not None  #: else nothing outlives the engine, and a run_id is only a name
         self.threads = ThreadEnvironment(self.clock)
         self.meters = (Meter(), Meter(Ticker()))
@@ -134,7 +140,9 @@ class Engine(Generic[D]):
         self._ended = threading.Condition()
         self._closed = False
         # Also when nobody closes it: at its garbage collection, or at the interpreter's exit.
-        self._finalizer = weakref.finalize(self, _shut_down, self._portal, self.environments, self._resources, 1.0)
+        self._finalizer = weakref.finalize(
+            self, _shut_down, self._portal, self.environments, self._resources, self._own, 1.0
+        )
 
     @staticmethod
     def _check_options(
@@ -361,9 +369,10 @@ class Engine(Generic[D]):
                 f"process {process.name!r} asks for environment={name!r}, which this version does not have; "
                 "environment='worker' is another core."
             )
-        snapshot = self.snapshot
-        if snapshot is not None:
-            process.contract.check_against(type(snapshot.root))
+        if self._domain_type is None and self.store is not None:
+            self._domain_type = type(self.store.snapshot.root)
+        if self._domain_type is not None:
+            process.contract.check_against(self._domain_type)
 
     def _is_inline(self, step: Step[Any, Any]) -> bool:
         """Whether a blocking run can be driven in its caller's thread: one ``def`` after the other, nothing beside."""
@@ -385,6 +394,8 @@ class Engine(Generic[D]):
         try:
             if not run.blocking:
                 run.task = asyncio.current_task()
+            if not self._is_ready:
+                await self._open(blocking=run.blocking)
             if listening:
                 self.tell(run, RunStarted(at=started, run_id=run.id, target=step.name))
             if run.durable:
@@ -419,6 +430,15 @@ class Engine(Generic[D]):
             raise error
         finally:
             del error, start  # the traceback keeps this frame, not what it saw
+
+    async def _open(self, *, blocking: bool) -> None:
+        """Get the store ready before the first run begins; reading it may take a while, and must not hold up a loop."""
+        assert self.store is not None
+        if blocking:
+            self.store.open()
+        else:
+            await asyncio.to_thread(self.store.open)
+        self._is_ready = True
 
     # --- what the attempts need ---
 
@@ -578,7 +598,7 @@ class Engine(Generic[D]):
                 if not self._ended.wait(deadline - time.monotonic()):
                     break
         if self._finalizer.detach():
-            _shut_down(self._portal, self.environments, self._resources, grace)
+            _shut_down(self._portal, self.environments, self._resources, self._own, grace)
 
     async def aclose(self, grace: float = GRACE) -> None:
         """The same, from a loop, which goes on meanwhile."""
@@ -597,11 +617,12 @@ class Engine(Generic[D]):
         await self.aclose()
 
     def __repr__(self) -> str:
-        state = (
-            "no domain"
-            if self.store is None
-            else f"{type(self.store.snapshot.root).__name__} at version {self.store.snapshot.version}"
-        )
+        if self.store is None:
+            state = "no domain"
+        elif self._own is not None and not self._is_ready:
+            state = "a store that was not used yet"
+        else:
+            state = f"{type(self.store.snapshot.root).__name__} at version {self.store.snapshot.version}"
         return f"<Engine: {state}, {len(self._active)} runs in hand{', closed' if self._closed else ''}>"
 
     def __reduce__(self) -> NoReturn:
@@ -624,7 +645,9 @@ class _Plan:
     inline: bool  #: a blocking run needs no loop
 
 
-def _shut_down(portal: Portal, environments: dict[str, Environment], resources: Resources, grace: float) -> None:
+def _shut_down(
+    portal: Portal, environments: dict[str, Environment], resources: Resources, store: Store | None, grace: float
+) -> None:
     """Stop what an engine started. Not a method: it must not keep the engine alive."""
 
     async def stop() -> None:
@@ -648,3 +671,5 @@ def _shut_down(portal: Portal, environments: dict[str, Environment], resources: 
     else:
         drive(stop())
     portal.close()
+    if store is not None:
+        store.close()

@@ -10,6 +10,7 @@ from typing import Any
 
 from theus.errors import CommitUnknown, StoreUnavailable
 from theus.protocols import Record, Version
+from theus.state.access import Ops
 from theus.stores import keys
 from theus.stores.replica import Entry, Loaded, Make, Replica
 
@@ -17,8 +18,11 @@ from theus.stores.replica import Entry, Loaded, Make, Replica
 class PickleCodec:
     """Bytes for tests that are not about encoding."""
 
-    encode_state = encode_ops = staticmethod(pickle.dumps)
+    encode_state = staticmethod(pickle.dumps)
     decode_state = decode_ops = staticmethod(pickle.loads)
+
+    def encode_ops(self, operations: Ops, process: str = "") -> bytes:
+        return pickle.dumps(operations)
 
 
 class Log:

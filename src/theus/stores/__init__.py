@@ -1,0 +1,66 @@
+"""Where state is kept: in memory, on disk, on a server."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+from theus.errors import DefinitionError
+
+if TYPE_CHECKING:
+    from theus.protocols import Store
+
+_SERVERS = {"redis": "redis", "rediss": "redis", "postgresql": "postgres", "postgres": "postgres"}
+
+
+def open_store(url: str | os.PathLike[str], domain: Any) -> Store:
+    """The store that a path or URL names; ``domain`` is the state that an empty one begins with. Opens nothing yet.
+
+    ``shop.db``, ``sqlite:shop.db?sync=normal``, ``redis://...``, ``postgresql://...``.
+
+    Raises:
+        DefinitionError: the URL says nothing that is known, or what it needs is not installed.
+    """
+    from theus.stores.codec import Codec
+    from theus.stores.replica import Replica
+
+    if domain is None:
+        raise DefinitionError(
+            f"Engine(store={url!r}) needs to know the type of the state: write Engine(Shop(), store={url!r})."
+        )
+    text = os.fspath(url)
+    scheme, separator, _ = text.partition(":")
+    make = _server(scheme, text) if separator and scheme in _SERVERS else _file(text, is_path=not isinstance(url, str))
+    return Replica(make, Codec(domain.__class__), domain)
+
+
+def _server(scheme: str, url: str) -> Any:
+    name = _SERVERS[scheme]
+    try:
+        module = import_module(f"theus.stores.{name}")
+    except ModuleNotFoundError as missing:
+        raise DefinitionError(
+            f"a store at {scheme}://... needs {missing.name}, which is not installed: pip install 'theus[{name}]'"
+        ) from missing
+    return module.driver_at(url)
+
+
+def _file(url: str, *, is_path: bool) -> Any:
+    from theus.stores.sqlite import SqliteDriver
+
+    if is_path or not url.startswith("sqlite:"):
+        if "://" in url:
+            raise DefinitionError(
+                f"store={url!r}: give a path, or a URL that begins with sqlite:, redis://, rediss:// or postgresql://."
+            )
+        return lambda: SqliteDriver(url)
+    path, _, query = url.removeprefix("sqlite:").partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    sync = options.pop("sync", "full")
+    if not path or path.startswith("//") or options or sync not in ("full", "normal"):
+        raise DefinitionError(
+            f"store={url!r}: write sqlite:shop.db or sqlite:/var/lib/shop.db, and behind it ?sync=normal or ?sync=full."
+        )
+    return lambda: SqliteDriver(path, sync)  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from theus.errors import CommitUnknown, NotStorable, StoreError, StoreUnavailable, TheusError
+from theus.errors import CommitUnknown, StoreError, TheusError
 from theus.protocols import Commit, Committed, Conflict, Record, Refused, Version
 from theus.state.access import Ops
 from theus.state.head import Head, Staged
@@ -152,7 +152,7 @@ class Codec(Protocol):
 
     def encode_state(self, root: Any) -> bytes: ...
     def decode_state(self, data: bytes) -> Any: ...
-    def encode_ops(self, operations: Ops) -> bytes: ...
+    def encode_ops(self, operations: Ops, process: str = "") -> bytes: ...
     def decode_ops(self, data: bytes) -> Ops: ...
 
 
@@ -419,7 +419,7 @@ class Replica:
 
         def encode(operations: Ops) -> None:
             nonlocal encoded
-            encoded = self._codec.encode_ops(operations)
+            encoded = self._codec.encode_ops(operations, commit.author)
 
         for expected in commit.expected:
             place = (expected.kind, expected.key)
@@ -432,9 +432,6 @@ class Replica:
                 staged = head.stage(commit, encode)
             else:  # the caller's context variables, also in the leader's thread
                 staged = waiting.context.run(head.stage, commit, encode)
-        except NotStorable as refused:
-            waiting.error = refused if refused.process else _by(commit.author, refused)
-            return None
         except Exception as error:
             waiting.error = error
             return None
@@ -508,7 +505,9 @@ class Replica:
                     if self._head is not None and not self._closed:
                         self._take_over(driver.tail(self._head.version))
                 is_lost = False
-            except StoreUnavailable as failure:
+            except StoreError as failure:
+                if self._closed:
+                    return
                 if not is_lost:
                     log.warning("cannot follow what other engines commit, for now: %s", failure)
                 is_lost = True
@@ -575,10 +574,6 @@ def _settle(futures: list[asyncio.Future[None]]) -> None:
     for future in futures:
         if not future.done():
             future.set_result(None)
-
-
-def _by(process: str, refused: NotStorable) -> NotStorable:
-    return NotStorable(f"process {process!r}: {refused}", process=process, path=refused.path, what=refused.what)
 
 
 def _for_one(failure: Exception, commit_id: str) -> Exception:

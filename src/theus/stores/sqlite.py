@@ -242,7 +242,7 @@ class SqliteDriver:
             if not proposed:
                 db.execute("ROLLBACK")
                 return
-            version = first = others[-1].version if others else known
+            version = others[-1].version if others else known
             rows = []
             for one in proposed:
                 version += 1

@@ -564,6 +564,9 @@ class Engine(Generic[D]):
     def _opened(self) -> Store:
         if self.store is None:
             raise ScopeError("the engine was made without a domain: Engine(Shop(), ...).", scope="domain", process="")
+        if not self._is_ready:
+            self.store.open()
+            self._is_ready = True
         return self.store
 
     def explain(self, target: Any) -> Explanation:

@@ -257,12 +257,12 @@ class Replica:
         return self._driver.records(kind, prefix)
 
     def close(self) -> None:
+        if self._closed or self._head is None or self._process != os.getpid():
+            self._closed = True
+            return
         with self._door:
             self._closed = True
-            if self._process == os.getpid():
-                self._door.wait_for(lambda: not self._is_led)
-        if self._head is None or self._process != os.getpid():
-            return
+            self._door.wait_for(lambda: not self._is_led)
         self._driver.close()
         self._called.release()
         for thread in (self._committer, self._follower, self._keeper):
@@ -536,6 +536,8 @@ class Replica:
                 self._kept, self._kept_size = snapshot.version, len(state)
                 self._weight -= weight
         except StoreError as failure:
+            if self._closed:
+                return
             log.warning("the state could not be kept beside the log, which grows on: %s", failure)
 
 

@@ -99,10 +99,9 @@ class SqliteDriver:
         with self._writing, self._speaking():
             fcntl.flock(self._queue, fcntl.LOCK_EX)
             try:
-                self._append(known, group, make)
+                return self._append(known, group, make)
             finally:
                 fcntl.flock(self._queue, fcntl.LOCK_UN)
-        return ()
 
     def tail(self, after: Version) -> Sequence[Entry]:
         with self._writing, self._speaking():
@@ -156,6 +155,7 @@ class SqliteDriver:
             if self._db is not None:
                 self._reader.close()
                 self._db.close()
+                self._db = None
                 os.close(self._queue)
 
     # --- opening ---
@@ -232,16 +232,20 @@ class SqliteDriver:
             self._newest = entries[-1].version
         return entries
 
-    def _append(self, known: Version, group: str, make: Make) -> None:
+    def _append(self, known: Version, group: str, make: Make) -> Sequence[Entry]:
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         version = known
         try:
             others = self._after(known)
+            ours = [entry.version for entry in others if entry.group == group]
+            if ours:
+                db.execute("ROLLBACK")
+                return [entry for entry in others if entry.version < ours[0]]
             proposed = make(others)
             if not proposed:
                 db.execute("ROLLBACK")
-                return
+                return ()
             version = others[-1].version if others else known
             rows = []
             for one in proposed:
@@ -257,6 +261,7 @@ class SqliteDriver:
                 db.execute("ROLLBACK")
             if not isinstance(failure, sqlite3.Error) or not self._stands(group, version):
                 raise
+        return ()
 
     def _put_records(self, records: Sequence[Record]) -> None:
         for record in records:
@@ -314,6 +319,8 @@ class SqliteDriver:
     @contextlib.contextmanager
     def _speaking(self) -> Iterator[None]:
         """Errors of SQLite become ours, with the file's name."""
+        if self._closing.is_set():
+            raise StoreError(f"store {self.path} was closed.")
         try:
             yield
         except sqlite3.Error as error:

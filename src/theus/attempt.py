@@ -59,6 +59,7 @@ from theus.protocols import (
     Refused,
     Reported,
     StateCommitted,
+    WorkerLost,
 )
 from theus.schedule import NOTHING, Position
 from theus.state.access import show
@@ -609,3 +610,12 @@ def _note(error: BaseException, call: Call, placement: Placement) -> None:
     notes[:] = [note for note in notes if not note.startswith(NOTE)]
     again = f", attempt {call.attempt}" if call.attempt > 1 else ""
     error.add_note(f"{NOTE}{call.process.name!r}, call {call.key}{again}, run {placement.environment}")
+
+
+def tell_of_lost_worker(call: Call, environment: str, exit_code: int | None) -> None:
+    """Tell those who listen to a run that a worker was lost under one of its calls."""
+    attempts = call.host
+    if isinstance(attempts, Attempts) and attempts.listening:
+        name = call.process.name
+        where = attempts._where(call.key)
+        attempts.tell(WorkerLost(**where, process=name, environment=environment, exit_code=exit_code))

@@ -15,6 +15,7 @@ import itertools
 import logging
 import os
 import secrets
+import sys
 import threading
 import time
 import weakref
@@ -22,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overload
 
-from theus.attempt import Attempts, check_invariants
+from theus.attempt import Attempts, check_invariants, tell_of_lost_worker
 from theus.clock import SystemClock
 from theus.context import current
 from theus.doors import drive, warn_about_loop
@@ -61,6 +62,7 @@ O = TypeVar("O")  # noqa: E741
 log = logging.getLogger("theus")
 
 GRACE = 5.0  #: seconds that what still runs gets to end by itself
+WORKERS = frozenset({"worker", "interpreter"})  #: environments that are made when they are needed
 MOST_PLANS = 4096  #: targets remembered
 
 
@@ -364,7 +366,12 @@ class Engine(Generic[D]):
 
     def _check_process(self, process: Process[Any, Any]) -> None:
         name = place(process, blocking=False, debug=self.debug).environment
-        if name not in self.environments and name != "worker":
+        if name == "interpreter" and sys.version_info < (3, 14):
+            raise DefinitionError(
+                f"process {process.name!r} asks for environment='interpreter', which needs Python 3.14 or newer; this is "
+                f"{sys.version_info.major}.{sys.version_info.minor}. environment='worker' is another core, too."
+            )
+        if name not in self.environments and name not in WORKERS:
             raise DefinitionError(
                 f"process {process.name!r} asks for environment={name!r}, which this version does not have; "
                 "environment='worker' is another core."
@@ -480,18 +487,24 @@ class Engine(Generic[D]):
         return home
 
     def environment(self, name: str) -> Environment:
-        """The environment of that name; the worker one is made at its first use."""
+        """The environment of that name; those with workers are made at their first use."""
         environment = self.environments.get(name)
         if environment is None:
-            from theus.environments.worker import WorkerEnvironment, usable_cpus
-
             with self._lock:
                 environment = self.environments.get(name)
                 if environment is None:
-                    environment = self.environments[name] = WorkerEnvironment(
-                        self._workers or usable_cpus(), resources=self._resources.factories
-                    )
+                    environment = self.environments[name] = self._make_environment(name)
         return environment
+
+    def _make_environment(self, name: str) -> Environment:
+        from theus.environments.worker import WorkerEnvironment, usable_cpus
+
+        kind = WorkerEnvironment
+        if name == "interpreter":
+            from theus.environments.interpreter import InterpreterEnvironment
+
+            kind = InterpreterEnvironment
+        return kind(self._workers or usable_cpus(), resources=self._resources.factories, on_lost=tell_of_lost_worker)
 
     def resource(self, name: str) -> Any:
         """The instance of a resource for the running loop, or for threads."""
@@ -667,7 +680,7 @@ def _shut_down(
         elif loop.is_running() and not (portal.is_open and loop is portal.loop()):
             with contextlib.suppress(TimeoutError):
                 asyncio.run_coroutine_threadsafe(resources.aclose(loop), loop).result(grace)
-    if portal.is_open or "worker" in environments or resources.has_open:
+    if portal.is_open or not WORKERS.isdisjoint(environments) or resources.has_open:
         answer, _ = portal.spawn(stop())
         with contextlib.suppress(TimeoutError):
             answer.result(grace + 1.0)

@@ -347,11 +347,11 @@ class Emitted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLost(Event):
-    """A worker process died while it ran a call."""
+    """A worker died while it ran a call, or could not be stopped and was given up."""
 
     process: str  #: what it was running
     environment: str
-    exit_code: int | None
+    exit_code: int | None  #: of a worker process; negative: the signal that ended it
 
 
 @runtime_checkable

@@ -28,7 +28,7 @@ from theus.environments import wire
 from theus.environments.far_book import FarBook
 from theus.environments.far_control import Control, ProcessControl, Stopped, end_group
 from theus.environments.far_host import FarHost
-from theus.environments.faults import culprit, pack_error, text_of
+from theus.environments.faults import culprit, does_not_load, pack_error, text_of
 from theus.environments.parcel import FAULTS, PROTOCOL, SIMPLE, Parcel, variable
 from theus.environments.runner import execute, execute_async
 from theus.environments.surroundings import Courier, Levels, Variables, set_levels
@@ -109,7 +109,7 @@ class FarSide:
             return  # it was handed back
         opening = "the process"
         try:
-            process: Process[Any, Any] = self._book.resolve(envelope[0])
+            process = self._process(envelope[0])
             opening = "its arguments"
             args, kwargs, pipe, kept, variables = _NOTHING if payload is None else self._book.open(payload)
             opening = "the domain"
@@ -129,6 +129,11 @@ class FarSide:
         self._control.leave_if_forked()
         self._host.flush()
         self._answer(frame.seq, outcome)
+
+    def _process(self, token: int) -> Process[Any, Any]:
+        """The process of that token."""
+        process: Process[Any, Any] = self._book.resolve(token)
+        return process
 
     def _remember(self, envelope: Envelope, frame: wire.Frame) -> Parcel | None:
         """Keep what later calls count on. Gives the payload of this one."""
@@ -224,7 +229,7 @@ class FarSide:
         return ""
 
     def _fail(self, seq: int, what: str, error: BaseException) -> None:
-        self._line.send(wire.FAILED, seq, [marshal.dumps((what, text_of(error)))])
+        self._line.send(wire.FAILED, seq, [marshal.dumps((what, text_of(error), does_not_load(error)))])
 
     # --- what surrounds the calls ---
 

@@ -16,19 +16,28 @@ The control thread is no daemon: an interpreter that ends with a daemon thread i
 
 from __future__ import annotations
 
+import dis
+import functools
+import inspect
 import os
 import socket
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import CodeType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from theus.environments import wire
 from theus.environments.far import FarSide
 from theus.environments.far_control import Control, Stopped
+from theus.environments.faults import does_not_load
+from theus.environments.parcel import FAULTS
+
+if TYPE_CHECKING:
+    from theus.processes import Process
 
 #: Where nothing is raised: what leads the call to its end must get there.
 _NOT_HERE = (os.path.dirname(__file__) + os.sep, os.path.join(os.path.dirname(os.__file__), "asyncio") + os.sep)  # noqa: PTH118, PTH120
@@ -40,7 +49,7 @@ def main(wire_fd: int, control_fd: int) -> None:
         line = wire.Line(sock, _near_side_is_gone)
         control = InterpreterControl(control_sock, line)
         try:
-            FarSide(sock, line, control).serve()
+            InterpreterSide(sock, line, control).serve()
         except BaseException:  # CPython 3.14 takes a MemoryError that leaves an interpreter for success
             traceback.print_exc()
         finally:
@@ -49,6 +58,52 @@ def main(wire_fd: int, control_fd: int) -> None:
 
 def _near_side_is_gone() -> None:
     """Nothing to do: the control socket has come to its end as well."""
+
+
+class InterpreterSide(FarSide):
+    """Loads what a body will import before the first call of it runs."""
+
+    def __init__(self, sock: socket.socket, line: wire.Line, control: Control) -> None:
+        super().__init__(sock, line, control)
+        self._tried: set[int] = set()
+
+    def _process(self, token: int) -> Process[Any, Any]:
+        process = super()._process(token)
+        if token not in self._tried:
+            try_imports(process.fn)
+            self._tried.add(token)
+        return process
+
+
+def try_imports(function: Any) -> None:
+    """Import what the body of a function imports; raises what says that something does not load in an interpreter.
+
+    Every other error is the body's own affair: it may not get so far, or be prepared for it.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = inspect.unwrap(getattr(function, "__func__", function))
+    code = getattr(function, "__code__", None)
+    for name, names, level in imports_in(code) if code is not None else ():
+        try:
+            __import__(name, function.__globals__, None, names, level)
+        except FAULTS as error:
+            if does_not_load(error):
+                raise
+
+
+def imports_in(code: CodeType) -> Iterator[tuple[str, Sequence[str] | None, int]]:
+    """The import statements of a function, those of functions inside it too: module, names after ``from``, dots before."""
+    before: deque[dis.Instruction] = deque(maxlen=2)
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "IMPORT_NAME":
+            level, names = (one.argval for one in before)
+            yield instruction.argval, names, level
+        if instruction.opname != "EXTENDED_ARG":
+            before.append(instruction)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from imports_in(constant)
 
 
 class InterpreterControl(Control):

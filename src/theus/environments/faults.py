@@ -81,6 +81,15 @@ def _linked(error: BaseException) -> Iterator[BaseException]:
             waiting += [one.__cause__, one.__context__, *_members(one)]
 
 
+def does_not_load(error: BaseException) -> bool:
+    """Whether a module of C refused to be loaded in a sub-interpreter, as far as can be told.
+
+    It is the one ``ImportError`` in which the import system does not name the module; who imported that module may have
+    wrapped it in an error of its own.
+    """
+    return any(type(one) is ImportError and one.name is None for one in _linked(error))
+
+
 def _members(error: BaseException) -> Sequence[BaseException]:
     return error.exceptions if isinstance(error, BaseExceptionGroup) else ()
 

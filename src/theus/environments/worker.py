@@ -277,13 +277,7 @@ class WorkerEnvironment:
     def _outcome(self, call: Call, job: Job, frame: wire.Frame, number: int) -> Outcome:
         name = call.process.name
         if frame.kind == wire.FAILED:
-            what, reason = marshal.loads(frame.parts[0])  # noqa: S302 - from a process that we started
-            raise NotTransferable(
-                f"process {name!r} went to a {self.noun}, but this cannot cross: {what} ({reason}). "
-                "Nothing of it was committed. Return or write plain values, or say environment='thread'.",
-                process=name,
-                what=what,
-            )
+            raise self._failed(name, *marshal.loads(frame.parts[0]))  # noqa: S302 - from a worker that we started
         try:
             content = self._book.open(Parcel(frame.parts[0], frame.parts[1:], bool(frame.flags & wire.PLAIN)))
         except FAULTS as error:
@@ -300,6 +294,14 @@ class WorkerEnvironment:
         raised = None if records is None else open_error(records, self._book.open)
         return Outcome(
             value, raised, base, reads, ops, messages, emits, wall, cpu, self.place.format(number), violations, kept
+        )
+
+    def _failed(self, process: str, what: str, reason: str, does_not_load: bool) -> NotTransferable:
+        return NotTransferable(
+            f"process {process!r} went to a {self.noun}, but this cannot cross: {what} ({reason}). "
+            "Nothing of it was committed. Return or write plain values, or say environment='thread'.",
+            process=process,
+            what=what,
         )
 
 

@@ -81,6 +81,8 @@ class Engine(Generic[D]):
         invariants: predicates on the domain, checked in each commit; a violated one rolls it back.
         strict: False lets through what breaks a contract, and logs it.
         max_pending: runs in hand at most; one more raises ``Overloaded``. None: no bound.
+        max_tasks_per_worker: a worker is replaced after so many calls; between two calls, so nothing is lost. None: never.
+        max_worker_rss: bytes; a worker process that has more in memory after a call is replaced (Linux). None: never.
         debug: run everything inline, in order, in the caller's thread, so that ``breakpoint()`` works.
         observers: called with every event (see ``theus.protocols``).
         clock: where time comes from; tests give their own.
@@ -98,11 +100,19 @@ class Engine(Generic[D]):
         invariants: Sequence[Callable[[D], bool]] = (),
         strict: bool = True,
         max_pending: int | None = None,
+        max_tasks_per_worker: int | None = None,
+        max_worker_rss: int | None = None,
         debug: bool = False,
         observers: Sequence[Observer] = (),
         clock: Clock | None = None,
     ) -> None:
-        self._check_options(loop_factory, workers, invariants, max_pending, observers, domain)
+        self._check_options(loop_factory, invariants, observers, domain)
+        self._check_numbers(
+            workers=workers,
+            max_pending=max_pending,
+            max_tasks_per_worker=max_tasks_per_worker,
+            max_worker_rss=max_worker_rss,
+        )
         if store is not None and not isinstance(store, (str, os.PathLike)) and not hasattr(store, "commit"):
             raise DefinitionError(f"Engine(store={store!r}): give a path, a URL or a Store; or leave store= out.")
         self.config: Any = readonly(config)
@@ -122,6 +132,7 @@ class Engine(Generic[D]):
         self.meters = (Meter(), Meter(Ticker()))
         self.tickets = Tickets()
         self._workers = workers
+        self._worker_limits = (max_tasks_per_worker, max_worker_rss)
         self._max_pending = max_pending
         self._resources = Resources(resources)
         self._portal = Portal(loop_factory)
@@ -149,9 +160,7 @@ class Engine(Generic[D]):
     @staticmethod
     def _check_options(
         loop_factory: object,
-        workers: object,
         invariants: Sequence[object],
-        max_pending: object,
         observers: Sequence[object],
         domain: object,
     ) -> None:
@@ -159,9 +168,6 @@ class Engine(Generic[D]):
             raise DefinitionError(
                 f"Engine takes an instance of the domain, not the class: Engine({domain.__name__}())."
             )
-        for name, number in (("workers", workers), ("max_pending", max_pending)):
-            if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
-                raise DefinitionError(f"Engine({name}={number!r}): give a whole number from 1, or None.")
         if loop_factory is not None and not callable(loop_factory):
             raise DefinitionError(
                 f"Engine(loop_factory={loop_factory!r}): give a function that makes a loop, e.g. uvloop.new_event_loop."
@@ -170,6 +176,12 @@ class Engine(Generic[D]):
             for function in functions:
                 if not callable(function):
                     raise DefinitionError(f"Engine({name}=...) takes functions, not {function!r}.")
+
+    @staticmethod
+    def _check_numbers(**numbers: object) -> None:
+        for name, number in numbers.items():
+            if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+                raise DefinitionError(f"Engine({name}={number!r}): give a whole number from 1, or None.")
 
     # --- the doors ---
 
@@ -497,6 +509,7 @@ class Engine(Generic[D]):
         return environment
 
     def _make_environment(self, name: str) -> Environment:
+        from theus.environments.peer import Limits
         from theus.environments.worker import WorkerEnvironment, usable_cpus
 
         kind = WorkerEnvironment
@@ -504,7 +517,12 @@ class Engine(Generic[D]):
             from theus.environments.interpreter import InterpreterEnvironment
 
             kind = InterpreterEnvironment
-        return kind(self._workers or usable_cpus(), resources=self._resources.factories, on_lost=tell_of_lost_worker)
+        return kind(
+            self._workers or usable_cpus(),
+            resources=self._resources.factories,
+            limits=Limits(*self._worker_limits),
+            on_lost=tell_of_lost_worker,
+        )
 
     def resource(self, name: str) -> Any:
         """The instance of a resource for the running loop, or for threads."""

@@ -14,7 +14,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from theus.environments import wire
 
@@ -49,11 +49,21 @@ class Carrier(Protocol):
     def is_gone(self) -> bool:
         """Whether it has ended, or was given up. Reaps it."""
 
+    def memory(self) -> int:
+        """Bytes of memory that it alone takes; 0 where that cannot be told."""
+
     def disown(self) -> None:
         """In a child that the engine's process forked: forget it."""
 
     def end_in_words(self) -> str:
         """How it ended."""
+
+
+class Limits(NamedTuple):
+    """When a worker has served long enough and is replaced; it ends between two calls, so nothing is lost."""
+
+    calls: int | None = None
+    memory: int | None = None  #: bytes, looked at after each call
 
 
 class Peer:
@@ -103,6 +113,16 @@ class Peer:
     def state(self) -> str:
         """In a word."""
         return "ending" if self.ending else "running" if self.calls else "idle" if self.ready else "starting"
+
+    def is_full(self, limits: Limits) -> bool:
+        """Whether it has as many calls as it may take in its life."""
+        return limits.calls is not None and self.done + len(self.calls) >= limits.calls
+
+    def is_spent(self, limits: Limits) -> bool:
+        """Whether it is to be replaced."""
+        if limits.calls is not None and self.done >= limits.calls:
+            return True
+        return limits.memory is not None and self.carrier.memory() > limits.memory
 
     def has_snapshot(self, fields: Sequence[str], version: int) -> bool:
         """Whether it was sent this one."""

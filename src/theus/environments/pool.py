@@ -45,7 +45,7 @@ from theus.environments.losses import Kind, broken, closed, not_started
 from theus.environments.mailbox import CombiningLock, Mailbox, Post
 from theus.environments.owners import Owners
 from theus.environments.parcel import FAULTS, Parcel
-from theus.environments.peer import Carrier, Peer
+from theus.environments.peer import Carrier, Limits, Peer
 
 if TYPE_CHECKING:
     from theus.environments.job import Job, Packed
@@ -67,6 +67,7 @@ class Pool:
         *,
         kind: Kind,
         carrier: type[Carrier],
+        limits: Limits,
         set_up: Callable[[], tuple[int, Callable[[], Packed]]],
         on_lost: Callable[[Call, str, int | None], None],
         on_log: Callable[[Parcel], None],
@@ -89,6 +90,7 @@ class Pool:
         self.lock = CombiningLock(self._arrived, self._take_in)  # over everything here, the workers and the keeper
         self._pid = os.getpid()
         self._carrier = carrier
+        self._limits = limits
         self._set_up = set_up
         self._on_lost = on_lost
         self._on_report = on_report
@@ -212,6 +214,8 @@ class Pool:
         for worker in self.workers:
             calls = worker.calls
             if len(calls) < (len(found.calls) if found is not None else AHEAD) and not worker.ending:
+                if worker.is_full(self._limits):
+                    continue
                 if worker.ready and now - calls[0].since < PATIENCE and all(job.short for job in calls):
                     found = worker
         return found
@@ -342,6 +346,8 @@ class Pool:
             worker.calls.popleft()
             worker.done += 1
             self.post.settle(job, (frame, worker.number))
+            if not worker.ending and worker.is_spent(self._limits):
+                worker.end(0)
             if worker.calls:
                 self._begin(worker, now)
         elif kind == wire.REPORT:

@@ -60,6 +60,10 @@ class SubInterpreter:
         """Whether it has been closed or given up."""
         return self._is_over
 
+    def memory(self) -> int:
+        """The memory is the process's: what one interpreter takes of it cannot be told."""
+        return 0
+
     def disown(self) -> None:
         """The interpreter did not come along into the forked child."""
         for sock in self._sockets:

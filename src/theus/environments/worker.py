@@ -36,6 +36,7 @@ from theus.environments.faults import culprit, open_error, text_of
 from theus.environments.job import SHORT, Job, Packed
 from theus.environments.losses import Kind
 from theus.environments.parcel import FAULTS, PROTOCOL, SIMPLE, Parcel
+from theus.environments.peer import Limits
 from theus.environments.pool import Pool
 from theus.environments.surroundings import Levels, LevelWatch, Variables, handle, levels
 from theus.environments.worker_process import WorkerProcess
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkerEnvironment", "WorkerInfo", "usable_cpus"]
 
+NO_LIMITS = Limits()
 _MOST_CUTS = 16  # packed snapshots that are kept, one for each set of fields
 
 
@@ -67,7 +69,7 @@ def _nobody(call: Call, environment: str, exit_code: int | None) -> None:
 class WorkerEnvironment:
     """Runs calls in worker processes, started when needed, up to ``capacity``. Safe to use from any thread and loop.
 
-    ``resources``: how a worker makes its own instance of each. ``on_lost``: is told when a worker died under a call:
+    ``resources``: how a worker makes its own instance of each. ``limits``: when one is replaced. ``on_lost``: is told when a worker died under a call:
     the call, the name of the environment and the exit code.
     """
 
@@ -81,10 +83,12 @@ class WorkerEnvironment:
         capacity: int,
         *,
         resources: Mapping[str, Callable[[], Any]] | None = None,
+        limits: Limits = NO_LIMITS,
         on_lost: Callable[[Call, str, int | None], None] = _nobody,
     ) -> None:
         self.capacity = capacity
         self._resources = dict(resources or {})
+        self._limits = limits
         self._on_lost = on_lost
         self._open()
 
@@ -102,6 +106,7 @@ class WorkerEnvironment:
             self.capacity,
             kind=Kind(self.name, self.noun),
             carrier=self.carrier,
+            limits=self._limits,
             set_up=self._set_up.current,
             on_lost=self._on_lost,
             on_log=lambda parcel: handle(book.open(parcel)),

@@ -10,6 +10,8 @@ import sys
 
 from theus.environments.losses import exit_in_words
 
+_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0  # bytes
+
 
 class WorkerProcess:
     """A worker process (a ``Carrier``, see ``peer.py``)."""
@@ -37,6 +39,14 @@ class WorkerProcess:
     def is_gone(self) -> bool:
         """Reap it if it has ended."""
         return self._process.poll() is not None
+
+    def memory(self) -> int:
+        """What it has in memory, in bytes; known on Linux only."""
+        try:
+            with open(f"/proc/{self.number}/statm", "rb") as file:  # noqa: PTH123 - after each call
+                return int(file.read().split()[1]) * _PAGE
+        except OSError:
+            return 0
 
     def disown(self) -> None:
         """It is no child of ours."""

@@ -77,7 +77,6 @@ clean: ## remove what make made, except .tools
 	@touch $@
 
 # One stamp for each extra of pyproject.toml: repeated calls cost nothing, a changed pyproject.toml installs anew.
-.venv/bench.stamp: EXTRA = test
 .venv/%.stamp: EXTRA = $*
 .venv/%.stamp: pyproject.toml .venv/pip.stamp
 	@echo "Setting up .venv for '$*' (the first time up to a minute) ..."

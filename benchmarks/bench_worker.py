@@ -1,16 +1,20 @@
-"""A call in a worker process, beside the standard pools: latency, throughput, the first result, speed-up by task length."""
+"""A call on another core, beside other pools: latency, throughput, the first result, speed-up by task length."""
 
 from __future__ import annotations
 
 import asyncio
 import multiprocessing
 import statistics
+import sys
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Executor, ProcessPoolExecutor
 from typing import Any
 
+import joblib
+import loky
+
+from benchmarks.bodies import Shop, count, nothing, spin
 from benchmarks.measure import table
 from theus.environments.worker import WorkerEnvironment, usable_cpus
 from theus.processes import Process
@@ -20,40 +24,38 @@ from theus.testing.environments import EngineStub
 
 ROUNDS = 5
 IN_FLIGHT = 16
-
-Ask = Callable[..., Awaitable[Any]]
-
-
-@dataclass
-class Shop:
-    stock: dict[str, int] = field(default_factory=dict)
-    hits: int = 0
-
-
-def nothing() -> None:
-    pass
-
-
-def spin(loops: int) -> int:
-    total = 0
-    for n in range(loops):
-        total += n * n
-    return total
-
-
-def count(ctx: Any) -> None:
-    ctx.domain.hits += 1
+BASELINE = "ProcessPoolExecutor, forkserver"
 
 
 def call(process: Process[Any, Any], *args: Any, snapshot: Any = None) -> Call:
     return Call(process, args, {}, snapshot, None, None, 1, "run/step", None, EngineStub())
 
 
-class Ours:
-    """Worker processes of theus, without the engine around them."""
+class Pool:
+    """Something that runs functions on other cores."""
 
-    def __init__(self, capacity: int) -> None:
-        self.environment = WorkerEnvironment(capacity)
+    async def ask(self, function: Any, *args: Any) -> Any:
+        """Have one function run, and wait for it."""
+        raise NotImplementedError
+
+    async def many(self, number: int, function: Any, *args: Any) -> None:
+        """Have it run so many times, 16 in flight."""
+
+        async def some() -> None:
+            for _ in range(number // IN_FLIGHT):
+                await self.ask(function, *args)
+
+        await asyncio.gather(*(some() for _ in range(IN_FLIGHT)))
+
+    async def close(self) -> None:
+        """End it."""
+
+
+class Ours(Pool):
+    """An environment of theus, without the engine around it."""
+
+    def __init__(self, environment: WorkerEnvironment) -> None:
+        self.environment = environment
         self.processes = {function: Process(function) for function in (nothing, spin, count)}
 
     async def ask(self, function: Any, *args: Any) -> Any:
@@ -63,58 +65,65 @@ class Ours:
         await self.environment.stop(1.0)
 
 
-class Standard:
-    """``ProcessPoolExecutor`` and ``run_in_executor``."""
+class Standard(Pool):
+    """An executor and ``run_in_executor``."""
 
-    def __init__(self, capacity: int, method: str) -> None:
-        self.pool = ProcessPoolExecutor(capacity, mp_context=multiprocessing.get_context(method))
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
 
     async def ask(self, function: Any, *args: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
+        return await asyncio.get_running_loop().run_in_executor(self.executor, function, *args)
 
     async def close(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(None, self.pool.shutdown)
+        await asyncio.get_running_loop().run_in_executor(None, self.executor.shutdown)
 
 
-async def latency(ask: Ask, number: int = 600) -> float:
+class Joblib(Pool):
+    """``joblib.Parallel``, kept open, called in a thread; many calls go in one call of it, which is what it is made for."""
+
+    def __init__(self, capacity: int) -> None:
+        self.parallel = joblib.Parallel(capacity, pre_dispatch="all").__enter__()
+
+    async def ask(self, function: Any, *args: Any) -> Any:
+        return (await asyncio.to_thread(self.parallel, [joblib.delayed(function)(*args)]))[0]
+
+    async def many(self, number: int, function: Any, *args: Any) -> None:
+        await asyncio.to_thread(self.parallel, [joblib.delayed(function)(*args) for _ in range(number)])
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self.parallel.__exit__, None, None, None)
+        await asyncio.to_thread(joblib.externals.loky.get_reusable_executor().shutdown, kill_workers=True)
+
+
+async def latency(pool: Pool, number: int = 600) -> float:
     """Microseconds of one awaited call that does nothing, the median."""
     seen = []
     for _ in range(number):
         started = time.perf_counter()
-        await ask(nothing)
+        await pool.ask(nothing)
         seen.append(time.perf_counter() - started)
     return statistics.median(seen) * 1e6
 
 
-async def throughput(ask: Ask, number: int = 4000) -> float:
+async def throughput(pool: Pool, number: int = 4000) -> float:
     """Microseconds for each call that does nothing, with 16 in flight."""
-
-    async def some() -> None:
-        for _ in range(number // IN_FLIGHT):
-            await ask(nothing)
-
     started = time.perf_counter()
-    await asyncio.gather(*(some() for _ in range(IN_FLIGHT)))
+    await pool.many(number, nothing)
     return (time.perf_counter() - started) / number * 1e6
 
 
-async def speed_up(ask: Ask, loops: int, number: int) -> float:
+async def speed_up(pool: Pool, loops: int, number: int) -> float:
     """How much quicker the pool does tasks than this thread, 16 in flight."""
     started = time.perf_counter()
     for _ in range(number):
         spin(loops)
     alone = time.perf_counter() - started
-
-    async def some() -> None:
-        for _ in range(number // IN_FLIGHT):
-            await ask(spin, loops)
-
     started = time.perf_counter()
-    await asyncio.gather(*(some() for _ in range(IN_FLIGHT)))
+    await pool.many(number, spin, loops)
     return alone / (time.perf_counter() - started)
 
 
-async def first_result(make: Callable[[], Any]) -> float:
+async def first_result(make: Callable[[], Pool]) -> float:
     """Milliseconds from making a pool to its first result."""
     started = time.perf_counter()
     pool = make()
@@ -146,45 +155,61 @@ async def domain_prices(environment: WorkerEnvironment) -> dict[str, float]:
     }
 
 
+def makers(capacity: int) -> dict[str, Callable[[], Pool]]:
+    """All pools that this Python has."""
+
+    def executor(method: str) -> Executor:
+        return ProcessPoolExecutor(capacity, mp_context=multiprocessing.get_context(method))
+
+    found: dict[str, Callable[[], Pool]] = {
+        "theus worker": lambda: Ours(WorkerEnvironment(capacity)),
+        BASELINE: lambda: Standard(executor("forkserver")),
+        "ProcessPoolExecutor, spawn": lambda: Standard(executor("spawn")),
+        "loky": lambda: Standard(loky.ProcessPoolExecutor(capacity)),
+        "joblib": lambda: Joblib(capacity),
+    }
+    if sys.version_info >= (3, 14):
+        from concurrent.futures import InterpreterPoolExecutor
+
+        from theus.environments.interpreter import InterpreterEnvironment
+
+        found["theus interpreter"] = lambda: Ours(InterpreterEnvironment(capacity))
+        found["InterpreterPoolExecutor"] = lambda: Standard(InterpreterPoolExecutor(capacity))
+    return found
+
+
 async def measure() -> None:
     capacity = usable_cpus()
-    makers: dict[str, Callable[[], Any]] = {
-        "theus worker": lambda: Ours(capacity),
-        "ProcessPoolExecutor, forkserver": lambda: Standard(capacity, "forkserver"),
-        "ProcessPoolExecutor, spawn": lambda: Standard(capacity, "spawn"),
-    }
-    pools = {name: make() for name, make in makers.items()}
+    pools = {name: make() for name, make in makers(capacity).items()}
     for pool in pools.values():
-        await throughput(pool.ask, 800)
+        await throughput(pool, 800)
 
-    async def compare(figure: Callable[[Ask], Awaitable[float]]) -> dict[str, float]:
+    async def compare(figure: Callable[[Pool], Awaitable[float]]) -> dict[str, float]:
         seen: dict[str, list[float]] = {name: [] for name in pools}
         for _ in range(ROUNDS):
             for name, pool in pools.items():
-                seen[name].append(await figure(pool.ask))
+                seen[name].append(await figure(pool))
         return {name: statistics.median(values) for name, values in seen.items()}
 
-    baseline = "ProcessPoolExecutor, forkserver"
-    table(f"one awaited call that does nothing ({capacity} workers)", await compare(latency), baseline)
-    table("a call that does nothing, 16 in flight", await compare(throughput), baseline)
+    table(f"one awaited call that does nothing ({capacity} workers)", await compare(latency), BASELINE)
+    table("a call that does nothing, 16 in flight (joblib: all at once)", await compare(throughput), BASELINE)
     for loops, number in ((10, 1600), (500, 1600), (6_000, 800), (60_000, 96)):
         started = time.perf_counter()
         spin(loops)
         micros = (time.perf_counter() - started) * 1e6
-        figures = await compare(lambda ask, loops=loops, number=number: speed_up(ask, loops, number))
-        table(f"speed-up over one thread, tasks of {micros:,.0f} us, 16 in flight", figures, baseline, unit="x ")
-    table(
-        "a call that changes one field of the domain",
-        await domain_prices(pools["theus worker"].environment),
-        "no domain",
-    )
+        figures = await compare(lambda pool, loops=loops, number=number: speed_up(pool, loops, number))
+        table(f"speed-up over one thread, tasks of {micros:,.0f} us, 16 in flight", figures, BASELINE, unit="x ")
+    ours = pools["theus worker"]
+    assert isinstance(ours, Ours)
+    table("a call that changes one field of the domain", await domain_prices(ours.environment), "no domain")
     for pool in pools.values():
         await pool.close()
+    seen: dict[str, list[float]] = {name: [] for name in pools}
+    for _ in range(ROUNDS):
+        for name, make in makers(capacity).items():
+            seen[name].append(await first_result(make))
     table(
-        "from a new pool to its first result",
-        {name: statistics.median([await first_result(make) for _ in range(ROUNDS)]) for name, make in makers.items()},
-        baseline,
-        unit="ms",
+        "from a new pool to its first result", {n: statistics.median(v) for n, v in seen.items()}, BASELINE, unit="ms"
     )
 
 

@@ -16,7 +16,7 @@ LAYERS: list[set[str]] = [
     {"processes", "context", "scope", "resources", "workflow", "drawing"},
     {"stores", "environments"},
     {"nature", "overlap", "placement", "proposal", "schedule", "tickets"},
-    {"attempt", "doors", "engine", "journal", "moves", "portal", "run", "topics", "transaction_block"},
+    {"attempt", "doors", "engine", "journal", "moves", "portal", "run", "topics", "transaction_block", "waits"},
     {
         "observe",
         "cli",

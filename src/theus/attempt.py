@@ -22,9 +22,10 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
+from theus.doors import drive
 from theus.environments.runner import execute, open_source
 from theus.errors import (
     CallTimeout,
@@ -175,6 +176,8 @@ class Attempts:
         if self.journal is not None and self.journal.knows(early.position):  # made before: its record is the answer
             return False
         call = self._call(process, (), process.bound, NotYet, 1, early.position)
+        if self.journal is not None:
+            call.kept = self.journal.kept(early.position)
         if profile.calls >= profile.measure_at:
             call.meter = profile.meter(engine.meters)
         if self.listening:
@@ -227,12 +230,12 @@ class Attempts:
         environment: Environment | Early
         placement, environment = profile.homes.get(run.blocking) or engine.settle(profile, process, run.blocking)
         attempt = failures = 0
-        kept: dict[str, Any] | None = None
+        kept = None if journal is None else journal.kept(position)
         if early is not None:
             early.environment, environment = environment, early
             if early.begun:
                 attempt = await self._take_up(early, profile)
-                kept = early.kept
+                kept = early.kept or kept
         ticket = None
         if (profile.heat > HOT or process.contract.exclusive) and (early is None or early.held is None):
             ticket = self._first_ticket(process, args, kwargs, profile)
@@ -247,7 +250,7 @@ class Attempts:
                     call = early.call
                 else:
                     call = self._call(process, args, kwargs, value, attempt, position)
-                    if attempt > 1:
+                    if kept is not None:
                         call.kept = kept
                     if ticket is not None:
                         call.holds_ticket = True
@@ -263,6 +266,8 @@ class Attempts:
                     except (CallTimeout, EnvironmentBroken, NotTransferable) as failure:
                         outcome = Outcome(error=failure)
                     kept = outcome.kept or kept
+                    if journal is not None and kept:
+                        await journal.keep_rest(call, kept)
                     if outcome.error is not None and placement.environment == PARALLEL:
                         if bring_back(self, process, profile, outcome.error):
                             placement, environment = profile.homes[run.blocking]
@@ -510,6 +515,23 @@ class Attempts:
 
     async def off_loop(self, function: Callable[..., Any], *args: Any) -> Any:
         return await self.engine.threads.call(function, *args)
+
+    def keep(self, call: Call, key: str, value: Any) -> Awaitable[object] | None:
+        if self.journal is None or call.process.nature == "state":
+            return None
+        if call.process.is_async:
+            return self.journal.keep(call, key, value, blocking=False)
+        drive(self.journal.keep(call, key, value, blocking=True))
+        return None
+
+    def sleep_until(self, call: Call, label: str, when: float) -> Coroutine[Any, Any, None]:
+        return self.engine.waits.sleep_until(self.journal, call, label, when)
+
+    def wait_for(self, call: Call, label: str, name: str, timeout: float | None) -> Coroutine[Any, Any, Any]:
+        return self.engine.waits.wait_for(self.run.id, self.journal, call, label, name, timeout)
+
+    def block(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self.engine.waits.block(self.run, work, debug=self.engine.debug)
 
     # --- events ---
 

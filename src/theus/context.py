@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
@@ -21,6 +21,7 @@ from theus.state.values import detach
 
 if TYPE_CHECKING:
     import asyncio
+    from datetime import datetime
 
     from theus.processes import Process
     from theus.protocols import Call, Host, Outcome
@@ -35,7 +36,7 @@ current: ContextVar[Context[Any] | None] = ContextVar("theus_current_call", defa
 class Context(Generic[D]):
     """The one argument that the engine gives to a process."""
 
-    __slots__ = ("__weakref__", "_call", "_domain", "_local", "_log", "_outcome", "_transaction")
+    __slots__ = ("__weakref__", "_call", "_domain", "_local", "_log", "_outcome", "_transaction", "_waits")
 
     _call: Call | str  #: the process's name once it ended
     _outcome: Outcome
@@ -43,6 +44,7 @@ class Context(Generic[D]):
     _transaction: Transaction | None
     _local: Local | None
     _log: logging.LoggerAdapter[logging.Logger] | None
+    _waits: int  #: how often this attempt has waited; there only once it has
 
     def __init__(self, call: Call, outcome: Outcome) -> None:
         _set_call(self, call)
@@ -192,7 +194,9 @@ class Context(Generic[D]):
                     f"ctx.once({key!r}, ...) in process {call.process.name!r}, a def, cannot wait for the async def "
                     f"{function.__name__!r}: make the process async def, or give a def."
                 )
-            call.kept[key] = detach(function(*args))
+            value = detach(function(*args))
+            call.host.keep(call, key, value)
+            call.kept[key] = value
         return call.kept[key]
 
     async def _once(
@@ -209,12 +213,62 @@ class Context(Generic[D]):
                     result = await function(*args)
                 else:
                     result = await call.host.off_loop(function, *args)
-                kept[key] = detach(result)
+                result = detach(result)
+                if (recording := call.host.keep(call, key, result)) is not None:
+                    await recording
+                kept[key] = result
             finally:
                 if kept[key] is running:
                     del kept[key]
                 running.end.set()
         return kept[key]
+
+    def sleep_until(self, when: datetime) -> Any:
+        """Wait until a moment has come: ``await`` it in an ``async def``; in a ``def`` it blocks.
+
+        In a durable run the moment is recorded: a run that is begun again waits for the same one, and no longer.
+
+        Args:
+            when: with a time zone, such as ``datetime.now(UTC) + timedelta(hours=8)``.
+        """
+        if getattr(when, "tzinfo", None) is None:
+            raise DefinitionError(
+                f"ctx.sleep_until({when!r}): give a datetime with its time zone, "
+                "such as datetime.now(UTC) + timedelta(hours=8)."
+            )
+        call, number = self._wait("sleep_until")
+        return self._waiting(call, call.host.sleep_until(call, f"sleep_until #{number}", when.timestamp()))
+
+    def wait_for(self, name: str, timeout: float | None = None) -> Any:
+        """Wait for a signal, ``engine.signal(run_id, name, value)``, and give its value: ``await`` it in an ``async def``.
+
+        A signal that came before is taken at once; each is taken by one wait, the oldest first. In a durable run
+        what was taken is recorded, and ``ctx.once`` results before it stay: a run that is begun again goes on waiting.
+
+        Args:
+            name: of the signal.
+            timeout: seconds; then TimeoutError is raised. In a durable run they count from the first time it waits.
+        """
+        call, number = self._wait("wait_for")
+        return self._waiting(call, call.host.wait_for(call, f"wait_for({name!r}) #{number}", name, timeout))
+
+    def _wait(self, what: str) -> tuple[Call, int]:
+        """The call, and how manieth wait of this attempt comes now."""
+        call = self._open(what)
+        process = call.process
+        if process.nature == "state" or process.is_source:
+            kind = (
+                "runs in a commit, for which all others wait" if process.nature == "state" else "is a source of items"
+            )
+            raise DefinitionError(
+                f"process {process.name!r} {kind}, so it cannot use ctx.{what}: wait in a step before it."
+            )
+        number = getattr(self, "_waits", 0) + 1
+        _set_waits(self, number)
+        return call, number
+
+    def _waiting(self, call: Call, work: Coroutine[Any, Any, Any]) -> Any:
+        return work if call.process.is_async else call.host.block(work)
 
     def resource(self, name: str) -> Any:
         """The engine's resource of that name: one instance for each engine and loop, and for each worker process.
@@ -348,3 +402,4 @@ _set_domain = Context.__dict__["_domain"].__set__
 _set_transaction = Context.__dict__["_transaction"].__set__
 _set_local = Context.__dict__["_local"].__set__
 _set_log = Context.__dict__["_log"].__set__
+_set_waits = Context.__dict__["_waits"].__set__

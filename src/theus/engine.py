@@ -32,7 +32,6 @@ from theus.environments.loop import LoopEnvironment
 from theus.environments.meter import Meter, Ticker
 from theus.environments.thread import ThreadEnvironment
 from theus.errors import DefinitionError, NotTransferable, Overloaded, ScopeError
-from theus.journal import run_recorded
 from theus.nature import Explained, Explanation, Profile
 from theus.overlap import Overlap
 from theus.placement import Placement, place
@@ -45,14 +44,17 @@ from theus.schedule import NOTHING, Position, walk
 from theus.scope import forget_frames
 from theus.state.history import Change, Difference, Growth, readable, restoring
 from theus.state.snapshot import Snapshot, readonly
+from theus.state.values import detach
 from theus.stores import open_store
 from theus.stores.memory import MemoryStore
 from theus.tickets import Tickets
 from theus.topics import Topics
 from theus.transaction_block import TransactionBlock
+from theus.waits import Waits
 from theus.workflow import Each, Flow, Parallel, Workflow, as_step, check_start, leaves
 
 if TYPE_CHECKING:
+    from theus.stores.codec import Codec
     from theus.workflow import Plain
 
 D = TypeVar("D")
@@ -137,6 +139,7 @@ class Engine(Generic[D]):
         self._resources = Resources(resources)
         self._portal = Portal(loop_factory)
         self.topics = Topics(self._portal)
+        self.waits = Waits(self.clock, self._portal, store)
         self.environments: dict[str, Environment] = {
             "inline": InlineEnvironment(),
             "loop": LoopEnvironment(self.clock),
@@ -418,6 +421,8 @@ class Engine(Generic[D]):
             if listening:
                 self.tell(run, RunStarted(at=started, run_id=run.id, target=step.name))
             if run.durable:
+                from theus.journal import run_recorded
+
                 value = await run_recorded(self, run, start)
             elif isinstance(step, Process) and not step.is_source:
                 value = await Attempts(self, run).call(step, NOTHING, Position(run, step.name), start)
@@ -433,6 +438,8 @@ class Engine(Generic[D]):
         finally:
             run.task = None
             self._active.discard(run)
+            if run.waiting is not None:
+                self.waits.end(run)
             if run.listeners or self.observers:
                 now = self.clock.now()
                 shown = None if error is None else repr(error)
@@ -460,6 +467,13 @@ class Engine(Generic[D]):
         self._is_ready = True
 
     # --- what the attempts need ---
+
+    @functools.cached_property
+    def codec(self) -> Codec:
+        """How values are written into records."""
+        from theus.stores.codec import Codec
+
+        return Codec(Any)
 
     @property
     def snapshot(self) -> Snapshot | None:
@@ -539,6 +553,26 @@ class Engine(Generic[D]):
     def on(self, topic: str, handler: Callable[[Any], Any]) -> None:
         """Call ``handler(value)`` for each ``ctx.emit(topic, value)``, after its commit; def or async def."""
         self.topics.on(topic, handler)
+
+    def signal(self, run_id: str, name: str, value: Any = None) -> None:
+        """Send a signal to a run, which takes it with ``ctx.wait_for(name)``, now or later. Blocks until it is recorded.
+
+        With a store, a run of another engine or one that stopped can be meant as well.
+
+        Raises:
+            DefinitionError: no such run is in hand or recorded, or it is done.
+        """
+        if not isinstance(name, str) or not name or "/" in name:
+            raise DefinitionError(f"engine.signal: a signal's name is a text without a slash, not {name!r}.")
+        run = next((run for run in list(self._active) if run.id == run_id and not run.durable), None)
+        if run is not None:
+            self.waits.send(run, name, detach(value))
+        elif self._keeps_runs:
+            from theus.journal import record_signal
+
+            record_signal(self, run_id, name, detach(value))
+        else:
+            raise DefinitionError(f"engine.signal({run_id!r}, {name!r}): no such run is in hand.")
 
     # --- looking ---
 

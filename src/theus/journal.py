@@ -26,7 +26,8 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from theus.attempt import Attempts
-from theus.errors import DefinitionError, NotStorable, RunFenced, StoreError, TheusError, WorkflowChanged
+from theus.doors import drive
+from theus.errors import DefinitionError, RunFenced, StoreError, TheusError, WorkflowChanged
 from theus.portal import Exiting
 from theus.processes import Process, Step
 from theus.protocols import Call, Commit, Committed, Conflict, Outcome, Record, Refused, Store
@@ -111,28 +112,6 @@ def unpack(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
     return fields, parts
 
 
-def encode(value: Any, hint: Any, *, process: str, where: str) -> bytes:
-    """A value as the store keeps it: JSON, as far as JSON gives it back unchanged."""
-    try:
-        data = json.dumps(value).encode()
-    except TypeError:
-        data = b"0"
-    if decode(data, hint) != value:
-        what = type(value).__name__
-        raise NotStorable(
-            f"process {process!r}: {where} cannot be kept by the store: {what}. Give text, numbers, lists and dicts.",
-            process=process,
-            path=where,
-            what=what,
-        )
-    return data
-
-
-def decode(data: bytes, hint: Any) -> Any:
-    """The value back."""
-    return json.loads(data)
-
-
 # --- the journal
 
 
@@ -142,6 +121,7 @@ class Journal:
     def __init__(self, engine: Engine[Any], run: Run[Any]) -> None:
         assert engine.store is not None, "only a run with a store is durable"
         self.store: Store = engine.store
+        self._codec = engine.codec
         self.run = run
         self.expected: Sequence[Record] = ()  #: of every commit: that the run is still ours
         self._engine = engine
@@ -150,6 +130,7 @@ class Journal:
         self._found: dict[str, bytes] = {}  #: what was recorded before, by key
         self._known: frozenset[str] | None = None  #: the keys of what was recorded, and of all above it
         self._noted: dict[str, Record] = {}  #: goes with the next commit
+        self._kept: dict[str, dict[str, Any]] = {}  #: what ctx.once kept in each call that is not done, as recorded
 
     # --- begin and end
 
@@ -220,7 +201,7 @@ class Journal:
         arguments = []
         for name, value, hint in zip(names, values, _hints(step, names), strict=True):
             where = "the value it begins with" if name is None else f"the argument {name!r}"
-            arguments.append(encode(value, hint, process=step.name, where=where))
+            arguments.append(self._codec.encode(value, hint, process=step.name, where=where))
         entry = Entry(
             self.run.id, step.name, "running", outline(step), names, self._engine.clock.time(), arguments=arguments
         )
@@ -241,7 +222,7 @@ class Journal:
     def _arguments(self, entry: Entry) -> list[tuple[str | None, Any]]:
         hints = _hints(self.run.step, entry.names)
         parts = zip(entry.names, entry.arguments, hints, strict=True)
-        return [(name, decode(part, hint)) for name, part, hint in parts]
+        return [(name, self._codec.decode(part, hint)) for name, part, hint in parts]
 
     def _changed(self, diff: str) -> WorkflowChanged:
         return WorkflowChanged(
@@ -252,14 +233,16 @@ class Journal:
 
     # --- the store
 
-    async def _look(self, kind: str, prefix: str) -> list[Record]:
-        if self.run.blocking:
+    async def _look(self, kind: str, prefix: str, blocking: bool | None = None) -> list[Record]:
+        if self.run.blocking if blocking is None else blocking:
             return self.store.records(kind, prefix)
         return await self._engine.threads.call(self.store.records, kind, prefix)
 
-    async def _commit(self, records: Sequence[Record], expected: Sequence[Record]) -> Committed | Conflict | Refused:
-        commit = Commit(0, (), (), NAME, records=records, expected=expected)
-        return await self.store.commit(commit, blocking=self.run.blocking)
+    async def _commit(
+        self, records: Sequence[Record], expected: Sequence[Record], author: str = NAME, blocking: bool | None = None
+    ) -> Committed | Conflict | Refused:
+        commit = Commit(0, (), (), author, records=records, expected=expected)
+        return await self.store.commit(commit, blocking=self.run.blocking if blocking is None else blocking)
 
     async def _load(self) -> None:
         self._found = {
@@ -267,6 +250,11 @@ class Journal:
             for record in await self._look("step", f"{self.run.id}/")
             if record.value is not None
         }
+
+        self._kept = {}
+        for record in await self._look("once", f"{self.run.id}/"):
+            fields, (value,) = unpack(record.value or b"")
+            self._kept.setdefault(fields["call"], {})[fields["key"]] = self._codec.decode(value)
 
     def _keys(self) -> Iterable[str]:
         """The keys of the nodes that have records, without the run."""
@@ -282,7 +270,7 @@ class Journal:
             if self._finished:
                 raise self._changed(f"no call {position} is recorded, though the run is done")
             return NOTHING
-        return decode(unpack(data)[1][0], process.hint("return"))
+        return self._codec.decode(unpack(data)[1][0], process.hint("return"))
 
     def answer_of(self, position: Position) -> bool | None:
         """What a predicate said; None: it was not asked."""
@@ -323,14 +311,20 @@ class Journal:
 
     def in_stable_order(self, items: set[Any] | frozenset[Any]) -> Iterable[Any]:
         """Sorted by how they are stored: text hashes differ from process to process, and so does a set's order."""
-        return sorted(items, key=lambda item: encode(item, Any, process=NAME, where="an item of a set"))
+        return sorted(items, key=lambda item: self._codec.encode(item, where="an item of a set"))
+
+    def kept(self, position: Position) -> dict[str, Any] | None:
+        """What ``ctx.once`` and waits of a call kept before."""
+        return dict(self._kept.get(str(position), ())) or None
 
     # --- what is added
 
     def records(self, call: Call, outcome: Outcome) -> list[Record]:
         """What goes with the commit of a call."""
         process = call.process
-        value = encode(outcome.value, process.hint("return"), process=process.name, where="what it returned")
+        value = self._codec.encode(
+            outcome.value, process.hint("return"), process=process.name, where="what it returned"
+        )
         assert call.snapshot is not None
         fields = {
             "process": process.name,
@@ -352,6 +346,48 @@ class Journal:
     def _note(self, key: str, fields: dict[str, Any]) -> None:
         self._noted[key] = Record("step", key, pack(fields))
 
+    async def keep(
+        self,
+        call: Call,
+        key: str,
+        value: Any,
+        *,
+        blocking: bool,
+        taken: Record | None = None,
+    ) -> bool:
+        """Record what ``ctx.once`` or a wait keeps, in a commit of its own; the body goes on when it is made.
+
+        ``taken``: the signal that it was; False if somebody else took it just before.
+        """
+        data = self._codec.encode(value, process=call.process.name, where=f"what ctx.once kept as {key!r}")
+        fields = {"call": str(call.key), "key": key}
+        records = [Record("once", f"{call.key}/{key}", pack(fields, data)), *self._noted.values()]
+        expected = list(self.expected)
+        if taken is not None:
+            records.append(Record(taken.kind, taken.key, None))
+            expected.append(taken)
+        answer = await self._commit(records, expected, call.process.name, blocking)
+        if isinstance(answer, Refused) and answer.record.kind == "signal":
+            return False
+        self.made(records, answer)
+        self._kept.setdefault(fields["call"], {})[key] = value
+        return True
+
+    async def keep_rest(self, call: Call, kept: dict[str, Any]) -> None:
+        """Record what was kept in a worker process, from where it could not be done at once."""
+        known = self._kept.get(str(call.key), {})
+        for key in kept.keys() - known.keys():
+            await self.keep(call, key, kept[key], blocking=self.run.blocking)
+
+    async def take(self, call: Call, label: str, name: str) -> list[Any]:
+        """The oldest signal of that name, recorded as taken; nothing if there is none."""
+        while found := await self._look("signal", f"{self.run.id}/{name}/", blocking=False):
+            assert found[0].value is not None
+            value = self._codec.decode(found[0].value)
+            if await self.keep(call, label, {"value": value}, blocking=False, taken=found[0]):
+                return [value]
+        return []
+
     def made(self, records: Sequence[Record], answer: Committed | Conflict | Refused) -> None:
         """Take note of the store's answer to a commit that these records went with.
 
@@ -362,11 +398,33 @@ class Journal:
             for record in records:
                 if self._noted.get(record.key) is record:
                     del self._noted[record.key]
+                elif record.kind == "step":  # its call is done
+                    self._kept.pop(record.key, None)
         elif isinstance(answer, Refused):
             raise RunFenced(
                 f"run {self.run.id!r} was taken over by another engine, which goes on with it; here it ends.",
                 run_id=self.run.id,
             )
+
+
+def record_signal(engine: Engine[Any], run_id: str, name: str, value: Any) -> None:
+    """Put a signal behind those that were sent to the run and not taken yet."""
+    store = engine.store
+    assert store is not None, "only an engine with a store keeps runs"
+    known = next((record for record in store.records("run", run_id) if record.key == run_id), None)
+    if known is None:
+        raise DefinitionError(f"there is no run {run_id!r} to signal; `theus runs` lists those that are recorded.")
+    if Entry.read(known).status == "done":
+        raise DefinitionError(f"run {run_id!r} is done: nobody waits for {name!r} there any more.")
+    data = engine.codec.encode(value, where=f"the signal {name!r}")
+    answer: Any = None
+    while not isinstance(answer, Committed):  # else somebody sent one at the same time
+        sent = store.records("signal", f"{run_id}/{name}/")
+        number = int(sent[-1].key.rpartition("/")[2]) + 1 if sent else 1
+        key = f"{run_id}/{name}/{number:09d}"
+        records = [Record("signal", key, data)]
+        commit = Commit(0, (), (), "engine.signal", records=records, expected=[Record("signal", key, None)])
+        answer = drive(store.commit(commit, blocking=True))
 
 
 def _hints(step: Step[Any, Any], names: Sequence[str | None]) -> list[Any]:

@@ -196,6 +196,7 @@ IMMUTABLE = (
     logging.Logger,  # goes by its name, and what it logs comes back
     *FUNCTIONS,
 )
+WAITS = frozenset({"sleep_until", "wait_for"})
 LOOPS = ("asyncio", "anyio", "trio", "uvloop", "theus")
 
 
@@ -216,6 +217,8 @@ def cannot_be_inline(fn: Any) -> str | None:
 
     There it would wait for ever for what the loop has to do first: a lock, an answer of the engine.
     """
+    if isinstance(fn, types.FunctionType) and (waits := WAITS & _global_names(fn.__code__)):
+        return f"it uses ctx.{min(waits)}"
     for _, value in _surroundings(fn):
         name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None) or ""
         if name.partition(".")[0] in LOOPS and not isinstance(value, Process):

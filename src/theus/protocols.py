@@ -11,7 +11,7 @@ field through ``object.__setattr__``, which made one call 3 us dearer. Nobody ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -126,6 +126,18 @@ class Host(Protocol):
 
     async def off_loop(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a blocking function beside the running loop."""
+
+    def keep(self, call: Call, key: str, value: Any) -> Awaitable[object] | None:
+        """Record what ``ctx.once`` keeps, if the run is durable; in an ``async def`` that may have to be awaited."""
+
+    async def sleep_until(self, call: Call, label: str, when: float) -> None:
+        """Wait until ``when``, in seconds since 1970; ``label`` names this wait within the call."""
+
+    async def wait_for(self, call: Call, label: str, name: str, timeout: float | None) -> Any:
+        """Wait for a signal; gives its value."""
+
+    def block(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Wait in this thread, for a ``def``."""
 
 
 class Meter(Protocol):

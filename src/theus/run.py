@@ -40,6 +40,7 @@ class Run(Generic[T]):
         "state",
         "step",
         "task",
+        "waiting",
     )
 
     def __init__(self, step: Step[Any, Any], token: str, number: int, run_id: str | None = None) -> None:
@@ -48,6 +49,7 @@ class Run(Generic[T]):
         self.blocking = False  #: driven in its caller's thread: what waits in it may block
         self.durable = False  #: recorded in the store, so that it can go on elsewhere
         self.task: asyncio.Task[Any] | None = None  #: the task it runs in, while it does
+        self.waiting: set[Callable[[], object]] | None = None  #: how to end the waits of its calls that block a thread
         self.listeners: tuple[Callable[[Event], None], ...] = ()
         self._token = token if run_id is None else run_id
         self._number = number if run_id is None else None
@@ -89,6 +91,8 @@ class Run(Generic[T]):
         task = self.task
         if self.done():
             return
+        for end_wait in list(self.waiting or ()):
+            end_wait()
         if self._cancel is not None:
             self._cancel()
         elif task is not None:

@@ -6,7 +6,7 @@ import inspect
 import logging
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from theus.environments import wire
@@ -77,6 +77,21 @@ class FarHost:
 
         return await asyncio.to_thread(function, *args)
 
+    def keep(self, call: Call, key: str, value: Any) -> None:
+        """Nothing: what ``ctx.once`` kept comes back with the call's outcome, and is recorded then."""
+
+    async def sleep_until(self, call: Call, label: str, when: float) -> None:
+        """Refused: nobody else could use this worker process meanwhile."""
+        raise _cannot_wait(call, "sleep_until")
+
+    async def wait_for(self, call: Call, label: str, name: str, timeout: float | None) -> Any:
+        """Refused as well."""
+        raise _cannot_wait(call, "wait_for")
+
+    def block(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Let a coroutine that does not wait run."""
+        return self.loop().run(work)
+
     def log(self, content: dict[str, Any]) -> None:
         """Send a log record, as plain values."""
         try:
@@ -124,6 +139,15 @@ class FarHost:
         if self._runner is not None:
             self._runner.close()
         self.flush()
+
+
+def _cannot_wait(call: Call, what: str) -> NotTransferable:
+    return NotTransferable(
+        f"process {call.process.name!r} runs in a worker process, which would be held by ctx.{what}: "
+        "wait in a step before it, an async def or a def without nature='cpu'.",
+        process=call.process.name,
+        what=f"ctx.{what}",
+    )
 
 
 async def _await(value: Any) -> Any:

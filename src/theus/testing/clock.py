@@ -38,7 +38,8 @@ class FakeClock:
             self._now += seconds
             while self._waiting and self._waiting[0][0] <= self._now:
                 _, _, loop, waiter = heapq.heappop(self._waiting)
-                loop.call_soon_threadsafe(_wake, waiter)
+                if not waiter.done():  # else it was cancelled, and its loop may be closed
+                    loop.call_soon_threadsafe(_wake, waiter)
 
     @property
     def sleepers(self) -> int:

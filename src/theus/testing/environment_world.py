@@ -87,6 +87,9 @@ class EngineStub:
         """Run a blocking function in a thread."""
         return await asyncio.to_thread(function, *args)
 
+    def keep(self, call: Call, key: str, value: Any) -> None:
+        """Nothing is recorded."""
+
 
 def make_call(target: Process[Any, Any], *args: Any, host: EngineStub | None = None, **options: Any) -> Call:
     """A call of a process with all else at its default. ``options``: fields of ``Call``."""

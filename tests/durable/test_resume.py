@@ -506,3 +506,36 @@ def test_a_source_that_gives_another_number_of_items_is_refused(store, world):
             shop.run(work, run_id="r")
         with pytest.raises(WorkflowChanged, match="gave 2 items before, and now 1"):
             shop.run(work, run_id="r")
+
+
+def test_the_items_of_a_set_have_an_order_of_their_own(store, world):
+    """Not that of the set, which another process has otherwise: an item is known by its number."""
+
+    @process
+    def work(ctx, item: str):
+        world.step(item)
+        return item
+
+    names = {f"item {number}" for number in range(10)}
+    with engine(store) as shop:
+        assert shop.run(each(work, limit=1), names, run_id="r") == sorted(names)
+    assert list(world.ran) == sorted(names)
+
+
+def test_a_step_that_may_start_early_is_not_begun_again(store, world):
+    @process(reads=[], writes=["rounds"], idempotent=True)
+    async def first(ctx):
+        world.step("first")
+        ctx.domain.rounds = 1
+
+    @process(reads=[], writes=["log"], idempotent=True)
+    async def second(ctx):
+        world.step("second")
+        ctx.domain.log = ["second"]
+        return 2
+
+    work = flow(first, second)
+    for _ in range(2):
+        with engine(store) as shop:
+            assert asyncio.run(shop.arun(work, run_id="r")) == 2
+    assert world.ran == Counter(["first", "second"])

@@ -665,6 +665,7 @@ class Engine(Generic[D]):
             while any(run.loop is not here or here is None for run in list(self._active)):
                 if not self._ended.wait(deadline - time.monotonic()):
                     break
+        self.waits.close()
         if self._finalizer.detach():
             _shut_down(self._portal, self.environments, self._resources, self._own, grace)
 

@@ -32,7 +32,7 @@ class Waits:
         self._portal = portal
         self._store = store
         self._lock = threading.Lock()
-        self._follows = False
+        self._tails: list[Callable[[], None]] = []  #: how to end listening to the store, once it is listened to
         self._sent: dict[tuple[str, str], deque[Any]] = {}
         self._waiting: dict[tuple[str, str], list[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
 
@@ -120,9 +120,13 @@ class Waits:
 
     def _follow(self) -> None:
         """Hear of the signals that are recorded, from the first wait on."""
-        if self._store is not None and not self._follows:
-            self._store.tail(self._heard)  # two at once may both do it: then each signal is heard twice
-            self._follows = True
+        if self._store is not None and not self._tails:
+            self._tails.append(self._store.tail(self._heard))  # two at once may both do it: then each is heard twice
+
+    def close(self) -> None:
+        """Hear no more of the store."""
+        while self._tails:
+            self._tails.pop()()
 
     def _heard(self, committed: Committed) -> None:
         for record in committed.records:

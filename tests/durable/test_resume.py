@@ -22,6 +22,8 @@ from theus import (
     process,
     repeat,
 )
+from theus.protocols import Store
+from theus.stores import open_store
 from theus.stores.memory import MemoryStore
 
 
@@ -54,12 +56,14 @@ def world() -> World:
     return World()
 
 
-@pytest.fixture
-def store() -> Iterator[MemoryStore]:
-    return MemoryStore(Shop())
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request, tmp_path) -> Iterator[Store]:
+    store = MemoryStore(Shop()) if request.param == "memory" else open_store(tmp_path / "shop.db", Shop())
+    yield store
+    store.close()
 
 
-def engine(store: MemoryStore) -> Engine[Shop]:
+def engine(store: Store) -> Engine[Shop]:
     return Engine(store=store)
 
 

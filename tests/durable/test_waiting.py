@@ -13,6 +13,7 @@ from theus import DefinitionError, Engine, NotTransferable, each, flow, process
 from theus.placement import cannot_be_inline
 from theus.protocols import CallStarted
 from theus.run import Run
+from theus.stores import open_store
 from theus.stores.memory import MemoryStore
 from theus.testing import FakeClock
 from theus.testing.clock import EPOCH
@@ -59,11 +60,13 @@ async def charge_async(ctx, card: str):
     return second
 
 
-@pytest.fixture
-def store():
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request, tmp_path):
     ASKED.clear()
     WORK["fails"] = True
-    return MemoryStore(Shop())
+    store = MemoryStore(Shop()) if request.param == "memory" else open_store(tmp_path / "shop.db", Shop())
+    yield store
+    store.close()
 
 
 @pytest.fixture

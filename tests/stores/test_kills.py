@@ -1,0 +1,95 @@
+"""An engine that is killed with ``kill -9`` at any moment loses nothing that was acknowledged and applies nothing twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doomed_process import Ledger, checked
+
+from theus import Engine, plain
+from theus.stores.sqlite import SqliteDriver
+
+SCRIPT = Path(__file__).parent / "doomed_process.py"
+SOAK = int(os.environ.get("THEUS_SOAK", "0"))
+
+
+class Doom:
+    """Engine processes on one store that are killed, one after the other."""
+
+    def __init__(self, folder: Path, sync: str, kind: str = "good") -> None:
+        self.path = folder / "ledger.db"
+        self.store = f"sqlite:{self.path}?sync={sync}"
+        self.side = folder / "acknowledged"
+        command = [sys.executable, "-W", "ignore", str(SCRIPT), self.store, str(self.side), kind]
+        self.nursery = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def kill_one(self, after: float) -> None:
+        """Begin one, kill it when it has lived that long."""
+        pipes: Any = self.nursery
+        pipes.stdin.write("\n")
+        pipes.stdin.flush()
+        child = int(pipes.stdout.readline())
+        time.sleep(after)  # any moment will do
+        os.kill(child, signal.SIGKILL)
+        assert pipes.stdout.readline() == "gone\n"
+
+    def faults(self) -> list[str]:
+        """What is wrong after it."""
+        acknowledged = self.side.read_text().splitlines() if self.side.exists() else []
+        with Engine(Ledger(), store=self.store) as engine:
+            found = checked(plain(engine.state), acknowledged)
+            loaded = SqliteDriver(self.path).load(bytes)
+        versions = [entry.version for entry in loaded.entries]
+        if versions != [*range(loaded.version + 1, loaded.version + 1 + len(versions))]:
+            found.append("the log has gaps")
+        return found
+
+    def close(self) -> int:
+        """End it; how many commits were acknowledged."""
+        self.nursery.communicate()
+        return len(self.side.read_text().splitlines())
+
+
+def kills(folder: Path, sync: str, count: int, seed: int) -> int:
+    rng = random.Random(seed)
+    doom = Doom(folder, sync)
+    for number in range(count):
+        doom.kill_one(rng.uniform(0.0, 0.25))
+        found = doom.faults()
+        assert not found, f"kill {number} of seed {seed}: {found[:3]}"
+    return doom.close()
+
+
+@pytest.mark.parametrize("sync", ["normal", "full"])
+def test_what_was_acknowledged_survives_a_kill(sync: str, tmp_path: Path) -> None:
+    assert kills(tmp_path, sync, 8, seed=1) > 50
+
+
+def test_a_driver_that_answers_too_early_is_caught(tmp_path: Path) -> None:
+    doom = Doom(tmp_path, "normal", "early")
+    caught = 0
+    for _ in range(4):
+        doom.kill_one(0.3)
+        caught += bool(doom.faults())
+    doom.close()
+    assert caught
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("sync", ["normal", "full"])
+@pytest.mark.timeout(3600)
+def test_hundreds_of_kills(sync: str, tmp_path: Path) -> None:
+    total = 0
+    for part in range(5):
+        folder = tmp_path / str(part)
+        folder.mkdir()
+        total += kills(folder, sync, 100 * max(1, SOAK), seed=part)
+    print(f"{sync}: {500 * max(1, SOAK)} kills, {total:,} commits acknowledged, nothing lost, nothing twice")

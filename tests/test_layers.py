@@ -15,7 +15,7 @@ LAYERS: list[set[str]] = [
     {"state"},
     {"processes", "context", "scope", "resources", "workflow", "drawing"},
     {"stores", "environments"},
-    {"nature", "overlap", "placement", "proposal", "schedule", "tickets"},
+    {"nature", "overlap", "placement", "proposal", "schedule", "tickets", "watchdog"},
     {"attempt", "doors", "engine", "journal", "moves", "portal", "run", "topics", "transaction_block", "waits"},
     {
         "observe",

@@ -313,6 +313,12 @@ class Context(Generic[D]):
     # --- for the engine ---
 
     @property
+    def call(self) -> Call | None:
+        """The attempt that this belongs to; None once it ended."""
+        call = self._call
+        return None if isinstance(call, str) else call
+
+    @property
     def host(self) -> Host | None:
         """Who runs this call; None once it ended."""
         call = self._call
@@ -392,7 +398,7 @@ def grant_of(call: Call) -> Grant | None:
 
 
 def _names() -> set[str]:
-    hidden = {"check_nested_run", "close", "hand_over", "host", "join"}
+    hidden = {"call", "check_nested_run", "close", "hand_over", "host", "join"}
     return {name for name in vars(Context) if not name.startswith("_")} - hidden
 
 

@@ -21,6 +21,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import CodeType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overload
 
 from theus.attempt import Attempts, check_invariants, tell_of_lost_worker
@@ -30,12 +31,14 @@ from theus.doors import drive, warn_about_loop
 from theus.environments.inline import BriefEnvironment, InlineEnvironment
 from theus.environments.loop import LoopEnvironment
 from theus.environments.meter import Meter, Ticker
+from theus.environments.own_loop import OwnLoopEnvironment
 from theus.environments.thread import ThreadEnvironment
 from theus.errors import DefinitionError, NotTransferable, Overloaded, ScopeError
+from theus.moves import may_change_loop, note_stall
 from theus.nature import Explained, Explanation, Profile
 from theus.overlap import Overlap
-from theus.placement import Placement, place
-from theus.portal import Exiting, Portal
+from theus.placement import OWN_LOOP, Placement, place
+from theus.portal import Exiting, Portal, Portals
 from theus.processes import Process, Step
 from theus.protocols import Clock, Commit, Committed, Environment, Event, Observer, RunEnded, RunStarted, Store
 from theus.resources import Resources
@@ -51,6 +54,7 @@ from theus.tickets import Tickets
 from theus.topics import Topics
 from theus.transaction_block import TransactionBlock
 from theus.waits import Waits
+from theus.watchdog import Stall, Watchdog
 from theus.workflow import Each, Flow, Parallel, Workflow, as_step, check_start, leaves
 
 if TYPE_CHECKING:
@@ -138,6 +142,8 @@ class Engine(Generic[D]):
         self._max_pending = max_pending
         self._resources = Resources(resources)
         self._portal = Portal(loop_factory)
+        self._own_loops = Portals(loop_factory)
+        self._watchdog = Watchdog(functools.partial(_stalled, weakref.ref(self)))
         self.topics = Topics(self._portal)
         self.waits = Waits(self.clock, self._portal, store)
         self.environments: dict[str, Environment] = {
@@ -152,13 +158,12 @@ class Engine(Generic[D]):
         self._plans: dict[int, _Plan] = {}
         self.profiled: dict[int, Profile] = {}
         self._overlaps: dict[int, Overlap] = {}
+        self.stalled_at: set[tuple[str, CodeType]] = set()  #: places that were told of
         self._active: set[Run[Any]] = set()
         self._ended = threading.Condition()
         self._closed = False
         # Also when nobody closes it: at its garbage collection, or at the interpreter's exit.
-        self._finalizer = weakref.finalize(
-            self, _shut_down, self._portal, self.environments, self._resources, self._own, 1.0
-        )
+        self._finalizer = weakref.finalize(self, _shut_down, *self._started(), 1.0)
 
     @staticmethod
     def _check_options(
@@ -413,9 +418,13 @@ class Engine(Generic[D]):
         listening = run.listeners or self.observers
         started = self.clock.now() if listening else 0.0
         error: BaseException | None = None
+        loop = None
         try:
             if not run.blocking:
                 run.task = asyncio.current_task()
+                if not self.debug:
+                    loop = asyncio.get_running_loop()
+                    self._watchdog.enter(loop)
             if not self._is_ready:
                 await self._open(blocking=run.blocking)
             if listening:
@@ -437,6 +446,8 @@ class Engine(Generic[D]):
             run.state, error = "cancelled", stop
         finally:
             run.task = None
+            if loop is not None:
+                self._watchdog.leave(loop)
             self._active.discard(run)
             if run.waiting is not None:
                 self.waits.end(run)
@@ -507,6 +518,9 @@ class Engine(Generic[D]):
             placement = place(process, blocking=blocking, debug=self.debug, known=profile.known())
         if placement.environment == "inline" and not blocking and not self.debug:
             environment: Environment = self._brief
+        elif placement.environment == OWN_LOOP:
+            spawn = self._own_loops.next().spawn
+            environment = OwnLoopEnvironment(spawn, self.clock, functools.partial(may_change_loop, profile))
         else:
             environment = self.environment(placement.environment)
         home = profile.homes[blocking] = (placement, environment)
@@ -542,9 +556,9 @@ class Engine(Generic[D]):
         """The instance of a resource for the running loop, or for threads."""
         return self._resources.get(name, on_loop=asyncio._get_running_loop() is not None)
 
-    def tell(self, run: Run[Any], event: Event) -> None:
+    def tell(self, run: Run[Any] | None, event: Event) -> None:
         """Hand an event to the run's listeners and the engine's observers; what they raise is logged."""
-        for listen in (*run.listeners, *self.observers):
+        for listen in (*(() if run is None else run.listeners), *self.observers):
             try:
                 listen(event)
             except Exception:
@@ -654,6 +668,10 @@ class Engine(Generic[D]):
 
     # --- the end ---
 
+    def _started(self) -> tuple[Portal, Portals, Watchdog, dict[str, Environment], Resources, Store | None]:
+        """What has to be stopped."""
+        return self._portal, self._own_loops, self._watchdog, self.environments, self._resources, self._own
+
     def close(self, grace: float = GRACE) -> None:
         """End the engine: cancel its runs, wait for them (at most ``grace`` seconds), stop everything it started."""
         self._closed = True
@@ -667,7 +685,7 @@ class Engine(Generic[D]):
                     break
         self.waits.close()
         if self._finalizer.detach():
-            _shut_down(self._portal, self.environments, self._resources, self._own, grace)
+            _shut_down(*self._started(), grace)
 
     async def aclose(self, grace: float = GRACE) -> None:
         """The same, from a loop, which goes on meanwhile."""
@@ -714,10 +732,24 @@ class _Plan:
     inline: bool  #: a blocking run needs no loop
 
 
+def _stalled(engine: weakref.ref[Engine[Any]], stall: Stall) -> None:
+    """The watchdog saw something. Not a method: its thread must not keep the engine alive."""
+    found = engine()
+    if found is not None:
+        note_stall(found, stall)
+
+
 def _shut_down(
-    portal: Portal, environments: dict[str, Environment], resources: Resources, store: Store | None, grace: float
+    portal: Portal,
+    own_loops: Portals,
+    watchdog: Watchdog,
+    environments: dict[str, Environment],
+    resources: Resources,
+    store: Store | None,
+    grace: float,
 ) -> None:
     """Stop what an engine started. Not a method: it must not keep the engine alive."""
+    watchdog.end()
 
     async def stop() -> None:
         for environment in environments.values():
@@ -739,6 +771,7 @@ def _shut_down(
             answer.result(grace + 1.0)
     else:
         drive(stop())
-    portal.close()
+    own_loops.close(grace)
+    portal.close(grace)
     if store is not None:
         store.close()

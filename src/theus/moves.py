@@ -5,19 +5,36 @@ The decision itself is pure and stands in ``placement.py``; here it is carried o
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from theus.errors import NotTransferable
-from theus.placement import IMMUTABLE, PARALLEL, Placement, is_free, is_worth_asking, next_place, place
+from theus.placement import (
+    IMMUTABLE,
+    OWN_LOOP,
+    PARALLEL,
+    Placement,
+    bound_to_loop,
+    is_free,
+    is_worth_asking,
+    next_place,
+    place,
+)
+from theus.protocols import Stalled
 from theus.state.values import LEAF, kind_of
+from theus.watchdog import BOUND
 
 if TYPE_CHECKING:
     from theus.attempt import Attempts
+    from theus.engine import Engine
     from theus.nature import Profile
     from theus.processes import Process
     from theus.protocols import Call, Outcome
+    from theus.watchdog import Stall
 
-STALL = 0.05  #: seconds for which nothing may keep a loop from going on
+log = logging.getLogger("theus")
+
+MOST_PLACES = 1000  #: that are told of
 
 
 async def look_again(attempts: Attempts, call: Call, outcome: Outcome, profile: Profile, placement: Placement) -> None:
@@ -28,7 +45,7 @@ async def look_again(attempts: Attempts, call: Call, outcome: Outcome, profile: 
     if attempts.run.blocking or attempts.engine.debug or not is_free(process):
         return
     profile.shares = profile.shares or any(map(_may_be_shared, (*call.args, *call.kwargs.values())))
-    if placement.environment == "inline" and outcome.wall > STALL:
+    if placement.environment == "inline" and outcome.wall > BOUND:
         profile.stalls += 1
     if is_worth_asking(process, profile.known()):
         await _ask(attempts, call, outcome, profile)
@@ -74,6 +91,75 @@ def settle_anew(attempts: Attempts, process: Process[Any, Any], profile: Profile
         profile.moved_at = profile.calls
         if attempts.listening:
             attempts.tell_moved(process, now, wanted)
+
+
+def note_stall(engine: Engine[Any], stall: Stall) -> None:
+    """An event loop does not go on: count it against the process that holds it up, and say so once for each place."""
+    call = stall.call
+    name, run = "", None
+    if call is not None:
+        name = call.process.name
+        profile = engine.profile(call.process)
+        profile.stalls += 1
+        if call.process.is_async:
+            profile.homes.pop(False, None)  # decided anew with the next call
+        run = getattr(call.host, "run", None)
+    place = (name, stall.code)
+    if place in engine.stalled_at or len(engine.stalled_at) >= MOST_PLACES:
+        return
+    engine.stalled_at.add(place)
+    event = Stalled(
+        at=engine.clock.now(),
+        run_id="" if run is None else run.id,
+        key="" if call is None else str(call.key),
+        process=name,
+        file=stall.code.co_filename,
+        line=stall.line,
+        function=stall.code.co_qualname,
+        seconds=stall.seconds,
+        advice=_advice(call, stall),
+        stack=stall.stack,
+    )
+    who = f"process {name!r}" if name else "something that is no process"
+    what = (
+        "kept the interpreter's lock in a call of C, and so the event loop waiting,"
+        if stall.elsewhere
+        else "keeps the event loop waiting,"
+    )
+    log.warning(
+        "%s %s for %.0f ms now: %s:%d in %s. %s",
+        who,
+        what,
+        stall.seconds * 1e3,
+        event.file,
+        event.line,
+        event.function,
+        event.advice,
+    )
+    engine.tell(run, event)
+
+
+def _advice(call: Call | None, stall: Stall) -> str:
+    if call is None:
+        return "If it computes, run it in a thread or as a process; if it waits, use what can be awaited."
+    if stall.elsewhere:
+        return "If it computes, nature='cpu' sends it to another core."
+    if call.process.is_async:
+        return (
+            "If it computes there: await ctx.compute(function, ...). If it waits: use an async client, "
+            "or await asyncio.to_thread(function, ...)."
+        )
+    return "It runs inline, on the loop: leave environment= and nature= out, and it goes to a thread or another core."
+
+
+def may_change_loop(profile: Profile, call: Call) -> bool:
+    """Whether nothing that a call was given belongs to its caller's loop; if so, its process stays there from now on."""
+    for value in (*call.args, *call.kwargs.values(), call.pipe):
+        if bound := bound_to_loop(value):
+            profile.refused[OWN_LOOP] = f"it was given a {bound}, which belongs to its event loop"
+            profile.homes.pop(False, None)
+            return False
+    return True
 
 
 def _may_be_shared(value: Any) -> bool:

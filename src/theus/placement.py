@@ -15,16 +15,18 @@ that is now this and now that does not go to and fro.
 
 from __future__ import annotations
 
+import contextvars
 import datetime
 import decimal
 import dis
 import fractions
 import functools
+import itertools
 import logging
 import pathlib
 import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
@@ -34,6 +36,7 @@ from theus.processes import Process
 Kind = Literal["unknown", "short", "waits", "computes", "releases"]
 
 PARALLEL = "worker"  #: the environment on other cores
+OWN_LOOP = "own loop"
 ENOUGH = 3  #: measured calls after which a process may be called short
 SHORT = 50e-6  #: seconds; the way to a thread and back is longer
 SLOW = 0.005  #: seconds of an inline call that a loop bears now and then
@@ -115,7 +118,7 @@ def place(
     if process.nature == "cpu":
         return Placement(PARALLEL, "nature='cpu': computes, so on another core")
     if process.is_async:
-        return Placement("loop", "async def: waits, so on the event loop")
+        return _asynchronous(process, known or Known())
     if process.timeout is not None:
         if process.nature == "io":
             return Placement(
@@ -130,6 +133,15 @@ def place(
     if process.nature == "io":
         return Placement("thread", "nature='io': waits, so off the loop, in a thread")
     return _measured(process, known or Known(), now)
+
+
+def _asynchronous(process: Process[Any, Any], known: Known) -> Placement:
+    if not known.stalls:
+        return Placement("loop", "async def: waits, so on the event loop")
+    hindrance = known.refused.get(OWN_LOOP) or cannot_change_loop(process.fn)
+    if hindrance is None:
+        return Placement(OWN_LOOP, "async def that kept its event loop waiting: on a loop of its own, in a thread")
+    return Placement("loop", f"async def that keeps its event loop waiting, but cannot leave it: {hindrance}")
 
 
 def is_free(process: Process[Any, Any]) -> bool:
@@ -193,10 +205,11 @@ IMMUTABLE = (
     *(type(None), bool, int, float, complex, str, bytes, range, Enum),
     *(datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, decimal.Decimal, fractions.Fraction),
     *(pathlib.PurePath, re.Pattern, types.GenericAlias),
-    logging.Logger,  # goes by its name, and what it logs comes back
+    *(logging.Logger, contextvars.ContextVar),  # go by their name, and what is logged comes back
     *FUNCTIONS,
 )
 WAITS = frozenset({"sleep_until", "wait_for"})
+MOST_PARTS = 100  #: of a value that are looked at
 LOOPS = ("asyncio", "anyio", "trio", "uvloop", "theus")
 
 
@@ -208,7 +221,13 @@ def cannot_travel(fn: Any) -> str | None:
     if those are modules, functions, classes or immutable constants; a closure that does ``out.append(x)``
     would lose data. The functions of its own module that it names are looked at, too.
     """
-    return next(_hindrances(fn, set()), None)
+    return next(_hindrances(fn, set(), lambda _: "would be a copy there"), None)
+
+
+@functools.lru_cache(maxsize=4096)
+def cannot_change_loop(fn: Any) -> str | None:
+    """Why an ``async def`` must not run on a loop of its own, in another thread; None if it may."""
+    return next(_hindrances(fn, set(), _on_another_loop), None)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -226,23 +245,52 @@ def cannot_be_inline(fn: Any) -> str | None:
     return cannot_travel(fn)
 
 
-def _hindrances(fn: Any, seen: set[Any]) -> Iterator[str]:
+def bound_to_loop(value: Any, depth: int = 3) -> str | None:
+    """The type of what belongs to an event loop, in a value or what it holds: a lock, a client, a connection."""
+    cls = type(value)
+    if isinstance(value, IMMUTABLE):
+        return None
+    own = cls.__module__.partition(".")[0] in ("asyncio", "_asyncio", "uvloop", "rloop")
+    if own or any(hasattr(cls, name) for name in ("__aenter__", "__anext__", "__await__", "aclose")):
+        return cls.__name__
+    if depth == 0:
+        return None
+    if isinstance(value, Mapping):
+        parts: Iterable[Any] = value.values()
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        parts = value
+    else:
+        parts = getattr(value, "__dict__", {}).values()
+    return next(
+        (found for part in itertools.islice(parts, MOST_PARTS) if (found := bound_to_loop(part, depth - 1))), None
+    )
+
+
+def _on_another_loop(value: Any) -> str:
+    return "belongs to its event loop" if bound_to_loop(value) else "others may use on their loop at the same time"
+
+
+def _hindrances(fn: Any, seen: set[Any], there: Callable[[Any], str]) -> Iterator[str]:
+    """What a function uses that is not constant. ``there``: what would become of it."""
     while isinstance(fn, functools.partial):
-        yield from filter(None, (_mutable(v, "argument of the partial") for v in (*fn.args, *fn.keywords.values())))
+        for value in (*fn.args, *fn.keywords.values()):
+            if _is_mutable(value):
+                yield f"the argument of the partial is a {type(value).__name__}, which {there(value)}"
         fn = fn.func
     if isinstance(fn, types.MethodType):
-        yield f"it is a method of {type(fn.__self__).__name__}, and the object would be copied"
+        yield f"it is a method of {type(fn.__self__).__name__}, and the object {there(fn.__self__)}"
     elif not isinstance(fn, types.FunctionType):
         yield f"it is a {type(fn).__name__}, not a function"
     elif fn not in seen:
         seen.add(fn)
-        yield from _written(fn.__code__, fn.__code__.co_freevars)
+        for what in _written(fn.__code__, fn.__code__.co_freevars):
+            yield f"it assigns {what}, which {there(None)}"
         for what, value in _surroundings(fn):
-            if hindrance := _mutable(value, what):
-                yield hindrance
+            if _is_mutable(value):
+                yield f"the {what} is a {type(value).__name__}, which {there(value)}"
             inner = value.fn if isinstance(value, Process) else value
             if isinstance(inner, types.FunctionType) and inner.__globals__ is fn.__globals__:
-                yield from _hindrances(inner, seen)
+                yield from _hindrances(inner, seen, there)
 
 
 def _surroundings(fn: Any) -> Iterator[tuple[str, Any]]:
@@ -260,9 +308,9 @@ def _written(code: types.CodeType, outer: Sequence[str]) -> Iterator[str]:
     for instruction in dis.get_instructions(code):
         name = instruction.argval
         if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
-            yield f"it assigns the global {name!r}, which would be another one there"
+            yield f"the global {name!r}"
         elif instruction.opname == "STORE_DEREF" and name in outer:
-            yield f"it assigns {name!r} of the function around it, which would be another one there"
+            yield f"{name!r} of the function around it"
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _written(constant, outer)
@@ -283,9 +331,7 @@ def _global_names(code: types.CodeType) -> set[str]:
     return names
 
 
-def _mutable(value: Any, what: str) -> str | None:
-    if isinstance(value, IMMUTABLE):
-        return None
+def _is_mutable(value: Any) -> bool:
     if isinstance(value, (tuple, frozenset)):
-        return next((hindrance for item in value if (hindrance := _mutable(item, what))), None)
-    return f"the {what} is a {type(value).__name__}, which would be a copy there" if what else "mutable"
+        return any(map(_is_mutable, value))
+    return not isinstance(value, IMMUTABLE)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
+import itertools
 import threading
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+MOST_LOOPS = 8
 
 
 class Exiting(Exception):
@@ -24,8 +26,9 @@ class Exiting(Exception):
 class Portal:
     """A loop thread that starts at its first use. Safe to use from any thread."""
 
-    def __init__(self, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None) -> None:
+    def __init__(self, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None, name: str = "theus-loop") -> None:
         self._factory = loop_factory or asyncio.new_event_loop
+        self._name = name
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -44,9 +47,7 @@ class Portal:
             if self._loop is None:
                 started = threading.Event()
                 loop = self._factory()
-                self._thread = threading.Thread(
-                    target=self._serve, args=(loop, started), name="theus-loop", daemon=True
-                )
+                self._thread = threading.Thread(target=self._serve, args=(loop, started), name=self._name, daemon=True)
                 self._thread.start()
                 started.wait()
                 self._loop = loop
@@ -81,15 +82,36 @@ class Portal:
         loop.call_soon_threadsafe(start, context=copy_context())
         return answer, cancel
 
-    def close(self) -> None:
-        """Stop the loop and wait for its thread."""
+    def close(self, grace: float) -> None:
+        """Stop the loop and wait for its thread, at most ``grace`` seconds: what keeps it may never end."""
         with self._lock:
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
         if loop is not None and thread is not None:
             loop.call_soon_threadsafe(loop.stop)
             if thread is not threading.current_thread():
-                thread.join()
+                thread.join(grace)
+
+
+class Portals:
+    """A few more loops, each in a thread of its own, for what would keep others waiting."""
+
+    def __init__(self, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None) -> None:
+        self._factory = loop_factory
+        self._all: list[Portal] = []
+        self._numbers = itertools.count()
+
+    def next(self) -> Portal:
+        """One more; with many there are, one of them."""
+        number = next(self._numbers)
+        if number < MOST_LOOPS:
+            self._all.append(Portal(self._factory, f"theus-own-loop-{number + 1}"))
+        return self._all[number % MOST_LOOPS]
+
+    def close(self, grace: float) -> None:
+        """Stop all of them."""
+        for portal in self._all:
+            portal.close(grace)
 
 
 def settle(answer: concurrent.futures.Future[T], task: asyncio.Task[T]) -> None:

@@ -366,6 +366,19 @@ class WorkerLost(Event):
     exit_code: int | None  #: of a worker process; negative: the signal that ended it
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stalled(Event):
+    """Something keeps an event loop from going on, at this moment. Told once for each process and function."""
+
+    process: str  #: empty: no process of this engine
+    file: str
+    line: int
+    function: str
+    seconds: float  #: so far
+    advice: str  #: what to do, in words
+    stack: str
+
+
 @runtime_checkable
 class Observer(Protocol):
     """Is called with every event, in the thread where it happens; what it raises is logged, not raised."""

@@ -8,13 +8,28 @@ import pytest
 from theus.clock import SystemClock
 from theus.environments.inline import InlineEnvironment
 from theus.environments.loop import LoopEnvironment
+from theus.environments.own_loop import OwnLoopEnvironment
 from theus.environments.thread import ThreadEnvironment
 from theus.environments.worker import WorkerEnvironment
+from theus.portal import Portal
 from theus.testing.environments import RESOURCES, check_environment, checks_for
+
+
+class OwnLoop(OwnLoopEnvironment):
+    """Brings its loop along, which in an engine is the engine's."""
+
+    def __init__(self, portal):
+        super().__init__(portal.spawn, SystemClock(), lambda call: True)
+        self.portal = portal
+
+    async def stop(self, grace):
+        await asyncio.to_thread(self.portal.close, grace)
+
 
 MAKERS = {
     "inline": InlineEnvironment,
     "loop": lambda: LoopEnvironment(SystemClock()),
+    "own loop": lambda: OwnLoop(Portal(None)),
     "thread": lambda: ThreadEnvironment(SystemClock(), 3),
     "worker": lambda: WorkerEnvironment(1, resources=RESOURCES),
 }

@@ -50,6 +50,7 @@ Make = Callable[[], Environment]
 CANNOT = {
     "inline": {"async", "timeout", "cancel", "stop", "kill", "apart"},
     "loop": {"def", "kill", "apart"},
+    "own loop": {"def", "kill", "apart"},
     "thread": {"async", "stop", "kill"},
 }
 

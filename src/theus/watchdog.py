@@ -1,0 +1,208 @@
+"""Notices, while it happens, that an event loop does not go on, and sees where it is held up.
+
+A thread asks each loop that has runs in hand for a sign of life, forty times a second. As long as there is none it looks
+at the stack of the loop's thread each time. Who is seen there for 50 ms is told of. What the system let the thread wait
+for a processor is not counted, where the system tells that. While C code holds the interpreter's lock the watchdog is
+blind; its first look afterwards may show who just gave the lock back.
+
+With no run in hand nothing is asked, and the thread ends after a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import sysconfig
+import threading
+import traceback
+from collections.abc import Callable
+from time import perf_counter
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from theus.context import current
+from theus.environments.meter import RunDelay
+from theus.environments.runner import execute, execute_async
+
+if TYPE_CHECKING:
+    from theus.context import Context
+    from theus.protocols import Call
+
+BOUND = 0.05  #: seconds for which nothing may keep a loop from going on
+BEAT = 0.025  #: seconds between two looks
+IDLE_SECONDS = 10.0  #: a watchdog with nothing to watch for so long ends
+
+
+Frames = dict[int, FrameType]  #: by thread
+
+
+class Stall(NamedTuple):
+    """A loop that does not go on."""
+
+    call: Call | None  #: what holds it up; None: no process
+    code: CodeType  #: the innermost function of the user's
+    line: int
+    seconds: float  #: so far
+    elsewhere: bool  #: not the loop's own thread holds it up, but another one that kept the interpreter's lock
+    stack: str
+
+
+class Watchdog:
+    """Watches the loops of one engine. ``report`` is called with each stall, once, in the watchdog's thread."""
+
+    def __init__(self, report: Callable[[Stall], None]) -> None:
+        self._report = report
+        self._lock = threading.Lock()
+        self._wanted = threading.Event()
+        self._watched: dict[asyncio.AbstractEventLoop, _Watch] = {}
+        self._thread: threading.Thread | None = None
+        self._ended = False
+
+    def enter(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A run begins on the running loop."""
+        with self._lock:
+            watch = self._watched.get(loop)
+            if watch is None:
+                watch = self._watched[loop] = _Watch(loop)
+            watch.runs += 1
+            if self._thread is None and not self._ended:
+                self._thread = threading.Thread(target=self._guard, name="theus-watchdog", daemon=True)
+                self._thread.start()
+        if not self._wanted.is_set():
+            self._wanted.set()
+
+    def leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A run ends there."""
+        watch = self._watched.get(loop)
+        if watch is not None:
+            watch.runs -= 1
+
+    def end(self) -> None:
+        """Watch no longer."""
+        self._ended = True
+        self._wanted.set()
+
+    def _guard(self) -> None:
+        own = RunDelay(threading.get_native_id())
+        pause = threading.Event()
+        try:
+            while self._rest():
+                for watch in list(self._watched.values()):
+                    if watch.runs and watch.answered:
+                        watch.ask()
+                before, waited = perf_counter(), own.seconds()
+                pause.wait(BEAT)
+                now = perf_counter()
+                frames = sys._current_frames()  # first of all: who held the lock gave it back just now
+                blind = now - before - BEAT - (own.seconds() - waited) > BOUND
+                for watch in list(self._watched.values()):
+                    stall = watch.look(now, frames, blind=blind)
+                    if stall is not None:
+                        self._report(stall)
+                del frames
+        finally:
+            own.close()
+
+    def _rest(self) -> bool:
+        """Go on while there are runs; else wait for one. False: there was none for a long time, and the thread ends."""
+        with self._lock:
+            for loop, watch in list(self._watched.items()):
+                if not watch.runs:
+                    watch.close()
+                    del self._watched[loop]  # or the watchdog would keep a loop alive
+            if self._watched and not self._ended:
+                return True
+            self._wanted.clear()
+        self._wanted.wait(0.0 if self._ended else IDLE_SECONDS)
+        with self._lock:
+            if self._watched and not self._ended:
+                return True
+            self._thread = None
+            return False
+
+
+class _Watch:
+    """One loop. Made in its thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.runs = 0
+        self.answered = True
+        self.thread = threading.get_ident()
+        self._delay = RunDelay(threading.get_native_id())
+        self._asked = 0.0
+        self._waited = 0.0
+        self._suspect: object = None  #: who was seen at the last look
+        self._since = 0.0  #: since when
+        self._told: object = None  #: of whom
+
+    def ask(self) -> None:
+        """Ask for a sign of life."""
+        self._waited = self._delay.seconds()
+        self._asked = perf_counter()
+        self.answered, self._suspect, self._told = False, None, None
+        try:
+            self.loop.call_soon_threadsafe(self._answer)
+        except RuntimeError:  # it was closed with runs in hand
+            self.runs, self.answered = 0, True
+
+    def _answer(self) -> None:
+        self.answered = True
+
+    def look(self, now: float, frames: Frames, *, blind: bool) -> Stall | None:
+        """Who keeps the loop from going on for too long now. ``blind``: the interpreter's lock could not be had."""
+        if not self.runs or (self.answered and not blind):
+            return None
+        call, shown = _culprit(frames.get(self.thread))
+        call = call or _of_task(self.loop)
+        elsewhere = False
+        if call is None and blind:
+            others = [_culprit(frame) for thread, frame in frames.items() if thread != self.thread]
+            held = [(found, at) for found, at in others if found is not None]
+            if len(held) == 1:  # else it cannot be said who it was
+                (call, shown), elsewhere = held[0], True
+        if shown is None or (self.answered and call is None):
+            return None
+        suspect = call or shown.f_code
+        if suspect is not self._suspect:
+            self._since = self._asked if self._suspect is None else now
+            self._suspect = suspect
+        seconds = now - self._since
+        if suspect is self._told or (seconds - (self._delay.seconds() - self._waited) < BOUND and not blind):
+            return None
+        self._told = suspect
+        stack = "".join(traceback.format_stack(shown, 6))
+        return Stall(call, shown.f_code, shown.f_lineno, seconds, elsewhere, stack)
+
+    def close(self) -> None:
+        """Let go of what belongs to the thread."""
+        self._delay.close()
+
+
+def _culprit(frame: FrameType | None) -> tuple[Call | None, FrameType | None]:
+    """The call that a stack is in, if any, and the innermost frame of it that is the user's."""
+    innermost: FrameType | None = None
+    body: FrameType | None = None
+    while frame is not None:
+        if frame.f_code in _RUNNERS:
+            return frame.f_locals.get("call"), innermost or body
+        if innermost is None and not frame.f_code.co_filename.startswith(_LIBRARIES):
+            innermost = frame
+        body, frame = frame, frame.f_back
+    return None, innermost
+
+
+def _of_task(loop: asyncio.AbstractEventLoop) -> Call | None:
+    """The call to which a task belongs that a process started (Python 3.12 and newer can tell)."""
+    task = asyncio.current_task(loop)
+    get_context: Callable[[], Any] | None = getattr(task, "get_context", None)
+    context: Context[Any] | None = None if get_context is None else get_context().get(current)
+    return None if context is None else context.call
+
+
+_RUNNERS = (execute.__code__, execute_async.__code__)
+_LIBRARIES = (
+    *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")},
+    __file__.rpartition("watchdog")[0],
+    "<frozen ",
+)

@@ -1,0 +1,308 @@
+"""Who keeps an event loop waiting is named while it happens, and moved if it may; on every kind of loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import re
+import sys
+import threading
+import time
+
+import httpx
+import pytest
+import rloop
+import uvloop
+
+from theus import CallTimeout, Engine, process
+from theus.placement import bound_to_loop, cannot_change_loop
+from theus.protocols import Stalled
+from theus.testing import FakeClock
+from theus.watchdog import Stall, Watchdog
+
+# rloop leaves the sockets with which it wakes itself to the garbage collector.
+RLOOP = pytest.param(
+    rloop.new_event_loop, marks=pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+)
+on_every_loop = pytest.mark.parametrize(
+    "factory", [asyncio.new_event_loop, uvloop.new_event_loop, RLOOP], ids=["asyncio", "uvloop", "rloop"]
+)
+name = contextvars.ContextVar("name", default="nobody")
+gate = asyncio.Lock()
+notes: list[str] = []
+
+
+@process
+async def hogs(told, *rest):
+    told.wait(60)
+    await asyncio.sleep(0)
+    return threading.current_thread().name
+
+
+@process
+async def asks_at_the_gate(told):
+    told.wait(60)
+    async with gate:
+        return threading.current_thread().name
+
+
+@process
+async def notes_down(told):
+    told.wait(60)
+    notes.append("told")
+    return threading.current_thread().name
+
+
+@pytest.fixture
+def told():
+    return threading.Event()
+
+
+@pytest.fixture
+def stalls():
+    return []
+
+
+@pytest.fixture
+def engine(told, stalls):
+    def observe(event):
+        if isinstance(event, Stalled):
+            stalls.append(event)
+            told.set()
+
+    with Engine(observers=[observe]) as engine:
+        yield engine
+
+
+@on_every_loop
+def test_the_line_is_named_while_it_happens(engine, told, stalls, factory, caplog):
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(engine.arun(hogs, told))  # it ends only because it was told of
+    (stall,) = stalls
+    assert (stall.process, stall.file, stall.function) == ("hogs", __file__, "hogs")
+    assert stall.line == hogs.fn.__code__.co_firstlineno + 2
+    assert "ctx.compute" in stall.advice
+    assert f"{__file__}:{stall.line}" in caplog.text
+
+
+@on_every_loop
+def test_the_engines_own_loop_is_watched_too(told, stalls, factory):
+    def observe(event):
+        if isinstance(event, Stalled):
+            stalls.append(event.process)
+            told.set()
+
+    with Engine(loop_factory=factory, observers=[observe]) as engine:
+        engine.run(hogs, told)
+    assert stalls == ["hogs"]
+
+
+def test_it_has_a_loop_of_its_own_from_the_second_call_on(engine, told):
+    async def main():
+        here = threading.current_thread().name
+        assert await engine.arun(hogs, told) == here
+        assert await engine.arun(hogs, told) == "theus-own-loop-1"
+        assert await engine.arun(hogs, told) == "theus-own-loop-1"
+
+    asyncio.run(main())
+    row = engine.explain(hogs).rows[0]
+    assert (row.environment, row.reason) == (
+        "own loop",
+        "async def that kept its event loop waiting: on a loop of its own, in a thread",
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        (asks_at_the_gate, "the global 'gate' it uses is a Lock, which belongs to its event loop"),
+        (notes_down, "the global 'notes' it uses is a list, which others may use on their loop at the same time"),
+    ],
+)
+def test_what_belongs_to_its_loop_is_reported_only(engine, told, stalls, target, reason):
+    async def main():
+        for _ in range(2):
+            assert await engine.arun(target, told) == threading.current_thread().name
+
+    asyncio.run(main())
+    assert len(stalls) == 1  # once for each place
+    assert engine.explain(target).rows[0].reason.endswith(reason)
+
+
+def test_a_client_as_an_argument_keeps_the_call_on_its_loop_and_says_why(engine, told):
+    async def main():
+        async with httpx.AsyncClient() as client:
+            for _ in range(2):
+                assert await engine.arun(hogs, told, {"clients": [client]}) == threading.current_thread().name
+
+    asyncio.run(main())
+    reason = engine.explain(hogs).rows[0].reason
+    assert "it was given a AsyncClient, which belongs to its event loop" in reason
+
+
+@pytest.mark.parametrize("value", [asyncio.Lock(), {"deep": [asyncio.Event()]}, httpx.AsyncClient(), hogs])
+def test_what_is_bound_to_a_loop(value):
+    assert bool(bound_to_loop(value)) is (value is not hogs)
+
+
+def test_plain_data_is_bound_to_nothing():
+    assert bound_to_loop([1, {"a": (2.0, "x")}, threading.Event(), re.compile("a")]) is None
+    assert cannot_change_loop(hogs.fn) is None
+
+
+def test_a_task_that_a_process_started_is_found_by_its_context(engine, told, stalls):
+    async def main():
+        @process
+        async def starts():
+            await asyncio.create_task(waits())
+
+        async def waits():
+            told.wait(60)
+
+        await engine.arun(starts)
+
+    asyncio.run(main())
+    assert stalls[0].function.endswith("waits")
+    assert stalls[0].process == ("starts" if sys.version_info >= (3, 12) else "")
+
+
+def test_what_is_no_process_is_told_of_as_well(engine, told, stalls):
+    async def main():
+        run = engine.submit(sleeps)
+        await asyncio.sleep(0)
+        told.wait(60)
+        await run
+
+    @process
+    async def sleeps():
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert (stalls[0].process, stalls[0].file) == ("", __file__)
+
+
+def test_a_run_beside_a_healthy_loop_is_never_told_of(engine, stalls):
+    async def main():
+        beats = 0
+        before = time.perf_counter()
+        while time.perf_counter() - before < 0.2:
+            beats += await engine.arun(one)
+        assert beats > 1
+
+    @process
+    async def one():
+        await asyncio.sleep(0)
+        return 1
+
+    asyncio.run(main())
+    assert stalls == []
+
+
+def test_on_a_loop_of_its_own_errors_variables_cancel_and_timeout_are_as_elsewhere(told, caplog):
+    clock, inside = FakeClock(), threading.Event()
+
+    async def main(engine):
+        await engine.arun(moves, told, "first")
+        with pytest.raises(ZeroDivisionError) as caught:
+            await engine.arun(moves, told, "fails")
+        assert "run own loop" in caught.value.__notes__[0]
+        name.set("somebody")
+        assert await engine.arun(moves, told, "name") == "somebody"
+        task = asyncio.ensure_future(engine.arun(moves, inside, "hangs"))
+        await asyncio.to_thread(inside.wait, 60)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        inside.clear()
+        task = asyncio.ensure_future(engine.arun(moves, inside, "hangs"))
+        await asyncio.to_thread(inside.wait, 60)
+        while not clock.sleepers:
+            await asyncio.sleep(0)
+        clock.advance(11)
+        with pytest.raises(CallTimeout):
+            await task
+
+    with Engine(observers=[lambda event: told.set() if isinstance(event, Stalled) else None], clock=clock) as engine:
+        asyncio.run(main(engine))
+        assert engine.explain(moves).rows[0].environment == "own loop"
+
+
+@process(timeout=10)
+async def moves(signal, what):
+    if what == "first":
+        signal.wait(60)
+    if what == "fails":
+        raise ZeroDivisionError
+    if what == "hangs":
+        signal.set()
+        await asyncio.Event().wait()
+    return name.get()
+
+
+class Connection:
+    """Knows on which thread it was closed."""
+
+    closed: list[str] = []  # noqa: RUF012 - one list for the test
+
+    async def aclose(self):
+        self.closed.append(threading.current_thread().name)
+
+
+@process
+async def uses_a_connection(ctx, told):
+    told.wait(60)
+    return id(ctx.resource("connection"))
+
+
+def test_a_moved_process_gets_its_own_resources_closed_on_its_loop(told):
+    async def main(engine):
+        first, second, third = [await engine.arun(uses_a_connection, told) for _ in range(3)]
+        assert first != second == third
+        await engine.aclose()
+
+    Connection.closed.clear()
+    observe = lambda event: told.set() if isinstance(event, Stalled) else None  # noqa: E731
+    asyncio.run(main(Engine(resources={"connection": Connection}, observers=[observe])))
+    assert "theus-own-loop-1" in Connection.closed
+
+
+def test_an_inline_process_is_named_too(engine, told, stalls):
+    @process(environment="inline")
+    def waits_here():
+        told.wait(60)
+
+    asyncio.run(engine.arun(waits_here))
+    assert stalls[0].process == "waits_here"
+    assert "inline" in stalls[0].advice
+
+
+def test_the_watchdog_ends_when_there_is_nothing_to_watch(monkeypatch):
+    monkeypatch.setattr("theus.watchdog.IDLE_SECONDS", 0.01)
+    seen: list[Stall] = []
+    watchdog = Watchdog(seen.append)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        for _ in range(2):
+            watchdog.enter(loop)
+            thread = watchdog._thread
+            watchdog.leave(loop)
+            await asyncio.to_thread(thread.join, 60)
+            assert not thread.is_alive()
+        assert not watchdog._watched  # it keeps no loop alive
+
+    asyncio.run(main())
+
+
+def test_an_engine_that_nobody_holds_is_not_kept_by_its_watchdog(told):
+    import gc
+    import weakref
+
+    told.set()
+    engine = Engine()
+    asyncio.run(engine.arun(hogs, told))
+    gone = weakref.ref(engine)
+    del engine
+    gc.collect()
+    assert gone() is None

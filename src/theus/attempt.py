@@ -23,6 +23,7 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from theus.doors import drive
@@ -57,6 +58,7 @@ from theus.protocols import (
     NotYet,
     Outcome,
     ProcessMoved,
+    Record,
     Refused,
     Reported,
     StateCommitted,
@@ -290,10 +292,11 @@ class Attempts:
                         except _Behind as behind:  # what the messages write is known only now
                             ticket = self._queue(process, behind.paths, ticket)
                             await self._wait_for(ticket, profile)
+                        # A new outcome: the frames of the error keep the old one.
                         except Exiting as carried:
-                            outcome.error = carried.error
+                            outcome = replace(outcome, error=carried.error)
                         except Exception as failure:
-                            outcome.error = failure
+                            outcome = replace(outcome, error=failure)
                     if isinstance(result, Conflict):
                         ticket = self._queue_up(call, outcome, ticket, result, profile)
                         continue
@@ -444,7 +447,9 @@ class Attempts:
         # A sender that wrote nothing itself is serialized at its snapshot, whatever it read.
         commit = Commit(outcome.base, outcome.reads if ops else (), ops, call.process.name)
         if outcome.messages or in_commit or self.engine.invariants:
-            commit.complete = self._completion(commit, call, outcome, ticket, in_commit)
+            records: list[Record] = []  # filled inside the commit; the completion knows the list alone: no cycle
+            commit.records = records
+            commit.complete = self._completion(records, call, outcome, ticket, in_commit)
         if self.journal is not None:
             commit.expected = self.journal.expected
             if commit.complete is None:
@@ -452,7 +457,7 @@ class Attempts:
         return commit
 
     def _completion(
-        self, commit: Commit, call: Call, outcome: Outcome, ticket: Ticket | None, in_commit: bool
+        self, records: list[Record], call: Call, outcome: Outcome, ticket: Ticket | None, in_commit: bool
     ) -> Callable[[Transaction], None]:
         """What is done inside the commit: the messages and the messages they send, in order, then the invariants."""
         engine = self.engine
@@ -487,7 +492,7 @@ class Attempts:
                     raise _Behind({*paths, blocked})
             outcome.emits, outcome.violations = said, broken
             if self.journal is not None:  # what a state process returned is known only now
-                commit.records = self.journal.records(call, outcome)
+                records[:] = self.journal.records(call, outcome)
 
         return complete
 

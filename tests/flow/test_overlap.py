@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from theus import CallTimeout, Engine, Tally, each, flow, parallel, process, repeat
+from theus import CallTimeout, Engine, InvariantViolated, Tally, each, flow, parallel, process, repeat
 from theus.overlap import AHEAD
 from theus.protocols import CallConflicted, CallEnded, CallRetried, CallStarted, Outcome
 from theus.stores.memory import MemoryStore
@@ -851,3 +853,42 @@ def test_a_durable_run_that_goes_on_starts_nothing_early_that_is_recorded():
 async def until(holds: Any) -> None:
     while not holds():
         await asyncio.to_thread(lambda: None)
+
+
+class Large(list[int]):
+    """Can be referred to weakly."""
+
+
+@pytest.mark.parametrize("how", ["works", "fails", "fails in the commit", "is in vain"])
+def test_what_a_flow_held_goes_away_without_the_garbage_collector(how):
+    kept: list[Any] = []
+
+    @process(idempotent=True)
+    async def makes(ctx):
+        ctx.local.large = Large([1])
+        kept.append(weakref.ref(ctx.local.large))
+        value = Large([2])
+        kept.append(weakref.ref(value))
+        if how == "fails":
+            raise ValueError
+        if how == "fails in the commit":
+            ctx.domain.number -= 1
+        if how == "is in vain":
+            ctx.domain.log.append(str(len(ctx.domain.log)))
+        return value
+
+    last = process(lambda ctx: None, idempotent=True, writes=["log"])
+    engine = Engine(Desk(), invariants=[lambda desk: desk.number >= 0])
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            try:
+                engine.run(flow(process(lambda ctx: ctx.domain.log.append("x")), makes, makes, last))
+            except (ValueError, InvariantViolated):
+                pass
+            assert [reference() for reference in kept if reference() is not None] == []
+        assert len(kept) >= 12
+    finally:
+        gc.enable()
+        engine.close()

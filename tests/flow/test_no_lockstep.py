@@ -1,0 +1,166 @@
+"""Branches and items go on by themselves: nobody waits for its siblings before the end of the node."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from theus import Engine, each, flow, parallel, process
+from theus.testing import FakeClock
+
+
+@dataclass
+class Desk:
+    log: list[str] = field(default_factory=list)
+
+
+class Stop(Exception):
+    pass
+
+
+async def settle() -> None:
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def engine():
+    with Engine(Desk()) as engine:
+        yield engine
+
+
+@pytest.mark.parametrize("shape", ["each of flows", "each after each", "branches"])
+def test_who_goes_on_alone_and_who_waits(engine, shape):
+    gate = asyncio.Event()
+
+    @process
+    async def first(ctx, name):
+        if name == "slow":
+            await gate.wait()
+        ctx.domain.log.append(f"first {name}")
+        return name
+
+    @process
+    async def second(ctx, name):
+        ctx.domain.log.append(f"second {name}")
+        return name
+
+    work = {
+        "each of flows": each(flow(first, second)),
+        "each after each": flow(each(first), each(second)),
+        "branches": parallel(flow(first.bind(name="slow"), second), flow(first.bind(name="quick"), second)),
+    }[shape]
+
+    async def main():
+        task = asyncio.create_task(engine.arun(work, ["slow", "quick"]))
+        await settle()
+        alone = list(engine.state.log)
+        gate.set()
+        return alone, list(await asyncio.wait_for(task, 10))
+
+    alone, result = asyncio.run(main())
+    assert result == ["slow", "quick"]
+    if shape == "each after each":
+        assert alone == ["first quick"]  # the second each begins when the first has ended
+        assert sorted(engine.state.log[2:]) == ["second quick", "second slow"]
+    else:
+        assert alone == ["first quick", "second quick"]  # committed, and gone on, beside the one that waits
+
+
+def test_a_failed_branch_is_retried_alone():
+    made: Counter[str] = Counter()
+
+    @process(retries=3)
+    async def work(ctx, name):
+        made[name] += 1
+        if name == "flaky" and ctx.attempt < 3:
+            raise OSError(name)
+        ctx.domain.log.append(name)
+        return name
+
+    with Engine(Desk(), clock=FakeClock(autojump=True)) as engine:
+        branches = parallel(work.bind(name="good"), flow(work.bind(name="before"), work.bind(name="flaky")))
+        assert engine.run(branches) == ("good", "flaky")
+        assert engine.run(each(work), ["good", "flaky"]) == ["good", "flaky"]
+    assert made == {"good": 2, "before": 1, "flaky": 6}
+
+
+def test_collect_finishes_the_others_and_lists_the_errors(engine):
+    @process
+    async def half(ctx, n):
+        await asyncio.sleep(0)
+        if n % 2:
+            raise Stop(n)
+        ctx.domain.log.append(str(n))
+        return n
+
+    results = engine.run(each(half, on_error="collect"), range(6))
+    assert [result if isinstance(result, int) else type(result) for result in results] == [0, Stop, 2, Stop, 4, Stop]
+    assert sorted(engine.state.log) == ["0", "2", "4"]
+
+
+@pytest.mark.parametrize("items", ["list", "generator", "async generator"])
+def test_a_rate_is_kept_between_the_starts_of_items(items):
+    clock = FakeClock(autojump=True)
+    starts = []
+
+    @process
+    async def note(n):
+        starts.append((n, clock.now()))
+        return n
+
+    def numbers():
+        yield from range(4)
+
+    async def later():
+        for n in range(4):
+            yield n
+
+    work = each(note, rate="10/s")
+    with Engine(clock=clock) as engine:
+        if items == "list":
+            assert engine.run(work, range(4)) == [0, 1, 2, 3]
+        else:
+            assert engine.run(flow(numbers if items == "generator" else later, work)) == [0, 1, 2, 3]
+    assert [(n, round(at, 9)) for n, at in starts] == [(0, 0.0), (1, 0.1), (2, 0.2), (3, 0.3)]
+
+
+class Item:
+    """Can be referred to weakly."""
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_an_endless_source_is_held_in_bounded_memory(engine, kind):
+    references: list[Any] = []
+    most = 0
+
+    def items():
+        while True:
+            item = Item()
+            references.append(weakref.ref(item))
+            yield item
+            del item
+
+    async def later():
+        for item in items():
+            yield item
+            del item
+
+    @process
+    async def take(item):
+        nonlocal most
+        alive = sum(reference() is not None for reference in references)
+        most = max(most, alive)
+        await asyncio.sleep(0)
+        if len(references) > 300:
+            raise Stop
+
+    with pytest.raises(Stop):
+        engine.run(flow(items if kind == "def" else later, each(take, limit=4)))
+    assert len(references) < 310  # pulled as items were taken, and closed at the end
+    assert most <= 4 + 2

@@ -164,28 +164,28 @@ class Attempts:
         overlap = self.engine.overlap(node)
         return overlap if overlap.is_possible else None
 
-    def outlook(self, process: Process[Any, Any]) -> Outlook:
-        profile = self.engine.profile(process)
-        placement, environment = profile.homes.get(False) or self.engine.settle(profile, process, False)
-        return Outlook(placement.environment, environment.capacity, profile.wall / (profile.calls or 1))
-
-    def begin(self, process: Process[Any, Any], early: Early, ended: Callable[[], None]) -> bool:
+    def outlook(self, process: Process[Any, Any], position: Position) -> Outlook:
         engine = self.engine
-        profile = engine.profile(process)
+        profile = engine.profiled.get(id(process.root)) or engine.profile(process)
         placement, environment = profile.homes.get(False) or engine.settle(profile, process, False)
-        if placement.environment == "inline" or profile.heat > HOT:  # it would hold up the others, or be in vain
-            return False
-        if self.journal is not None and self.journal.knows(early.position):  # made before: its record is the answer
-            return False
+        # Inline it would hold up all others; hot, it would probably be in vain.
+        may_begin = placement.environment != "inline" and profile.heat <= HOT
+        if self.journal is not None and self.journal.knows(position):
+            may_begin = False  # it was made before the run was resumed: its record is the answer
+        return Outlook(placement, environment, profile, may_begin)
+
+    def begin(
+        self, process: Process[Any, Any], early: Early, outlook: Outlook, ended: Callable[[], None] | None
+    ) -> None:
+        profile = outlook.profile
         call = self._call(process, (), process.bound, NotYet, 1, early.position)
         if self.journal is not None:
             call.kept = self.journal.kept(early.position)
         if profile.calls >= profile.measure_at:
-            call.meter = profile.meter(engine.meters)
+            call.meter = profile.meter(self.engine.meters)
         if self.listening:
-            self._tell_start(call, placement)
-        early.begin(call, environment, ended)
-        return True
+            self._tell_start(call, outlook.placement)
+        early.begin(call, outlook.environment, ended)
 
     async def _take_up(self, early: Early, profile: Profile) -> int:
         """The turn of a call that was begun early: whether that attempt counts. Gives how many were made in vain."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import heapq
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ from theus.workflow import Flow, Step, can_start_early
 
 if TYPE_CHECKING:
     from theus.errors import Path
+    from theus.nature import Profile
+    from theus.placement import Placement
     from theus.protocols import Call, Environment, Outcome
     from theus.schedule import Hands
     from theus.state.access import Ops, Reads
@@ -56,18 +59,13 @@ class Early:
         self.in_vain = False
         self.touched: tuple[Reads, Ops] | None = None  #: by the last attempt; None: it raised, or nobody can tell
 
-    def begin(self, call: Call, environment: Environment, ended: Callable[[], None]) -> None:
+    def begin(self, call: Call, environment: Environment, ended: Callable[[], None] | None) -> None:
         """Make the first attempt now, on the running loop."""
         self.begun = True
         self.call = call
-        self.task = asyncio.get_running_loop().create_task(_attempt(environment, call))
-
-        def end(task: asyncio.Task[Outcome]) -> None:
-            if not task.cancelled():
-                task.exception()  # seen, whatever becomes of it
-            ended()
-
-        self.task.add_done_callback(end)
+        self.task = asyncio.get_running_loop().create_task(environment.run(call))
+        if ended is not None:
+            self.task.add_done_callback(lambda _: ended())
 
     async def settle(self) -> Conflict | BaseException | None:
         """At its turn: wait for the attempt, and keep its outcome if it would be the same now; else say why not."""
@@ -110,17 +108,19 @@ class Early:
         return outcome
 
 
-async def _attempt(environment: Environment, call: Call) -> Outcome:
-    return await environment.run(call)
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outlook:
-    """What is to be expected of a step that may start early."""
+    """Where a step would run, and what is to be expected of it."""
 
-    environment: str
-    room: int  #: calls that its environment takes at the same time
-    seconds: float  #: of one attempt, as it was measured; 0: never
+    placement: Placement
+    environment: Environment
+    profile: Profile
+    may_begin: bool  #: before its turn
+
+    @property
+    def seconds(self) -> float:
+        """Of one attempt, as it was measured; 0: it never ran."""
+        return self.profile.wall / (self.profile.calls or 1)
 
 
 class _Order:
@@ -190,6 +190,12 @@ def _key(segment: Any) -> Any:
     except TypeError:
         return ANY
     return segment
+
+
+def _look_away(task: asyncio.Task[Outcome]) -> None:
+    """Nobody will ask what a dropped attempt raised; asyncio need not report it."""
+    if not task.cancelled():
+        task.exception()
 
 
 class Overlap:
@@ -289,9 +295,8 @@ class _Ahead:
         for step in self.order.released[index]:
             if self.overlap.try_early(step):
                 outlook = self._outlook(step)
-                limited = outlook.room < len(self.order.after)
-                heap = self.waiting.setdefault(outlook.environment, [])
-                heapq.heappush(heap, (-self._way(step) if limited else 0.0, step))
+                if outlook.may_begin:
+                    self._offer(step, outlook)
         for environment in self.waiting:
             self._fill(environment)
 
@@ -308,30 +313,39 @@ class _Ahead:
         tasks = [early.task for early in self.begun.values() if early.task is not None]
         self.begun.clear()
         for task in tasks:
+            task.add_done_callback(_look_away)
             task.cancel()
         while tasks := [task for task in tasks if not task.done()]:
             with contextlib.suppress(asyncio.CancelledError):  # what made us stop is on its way already
                 await asyncio.wait(tasks)
 
+    def _offer(self, index: int, outlook: Outlook) -> None:
+        has_room = outlook.environment.capacity >= len(self.order.after)
+        if has_room and len(self.begun) < AHEAD:
+            self._begin(index, outlook, None)
+        else:
+            way = 0.0 if has_room else self._way(index)
+            heapq.heappush(self.waiting.setdefault(outlook.environment.name, []), (-way, index))
+
     def _fill(self, environment: str) -> None:
         heap = self.waiting.get(environment)
         while heap and len(self.begun) < AHEAD:
-            step = heap[0][1]
-            if step > self.index:
-                if self.running[environment] >= self._outlook(step).room:
+            index = heap[0][1]
+            if index > self.index:
+                outlook = self._outlook(index)
+                if self.running[environment] >= outlook.environment.capacity:
                     return
-                self._begin(step, environment)
+                self.running[environment] += 1
+                self._begin(index, outlook, functools.partial(self._ended, environment))
             heapq.heappop(heap)
 
-    def _begin(self, index: int, environment: str) -> None:
-        def ended() -> None:
-            self.running[environment] -= 1
-            self._fill(environment)
+    def _ended(self, environment: str) -> None:
+        self.running[environment] -= 1
+        self._fill(environment)
 
-        early = Early(self._position_of(index))
-        if self.hands.begin(self._process(index), early, ended):
-            self.begun[index] = early
-            self.running[environment] += 1
+    def _begin(self, index: int, outlook: Outlook, ended: Callable[[], None] | None) -> None:
+        early = self.begun[index] = Early(self._position_of(index))
+        self.hands.begin(self._process(index), early, outlook, ended)
 
     def _position_of(self, index: int) -> Position:
         return Position(self.position, (index, self.overlap.node.steps[index].name))
@@ -346,7 +360,7 @@ class _Ahead:
     def _outlook(self, index: int) -> Outlook:
         outlook = self.outlooks.get(index)
         if outlook is None:
-            outlook = self.outlooks[index] = self.hands.outlook(self._process(index))
+            outlook = self.outlooks[index] = self.hands.outlook(self._process(index), self._position_of(index))
         return outlook
 
     def _way(self, index: int) -> float:

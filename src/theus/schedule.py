@@ -66,11 +66,13 @@ class Hands(Protocol):
     def overlap(self, node: Flow[Any, Any]) -> Overlap | None:
         """How the steps of a flow overlap; None if they run one after the other."""
 
-    def outlook(self, process: Process[Any, Any]) -> Outlook:
-        """What is to be expected of a process."""
+    def outlook(self, process: Process[Any, Any], position: Position) -> Outlook:
+        """Where a call would run, and what is to be expected of it."""
 
-    def begin(self, process: Process[Any, Any], early: Early, ended: Callable[[], None]) -> bool:
-        """Make a call's first attempt before its turn, and tell when it has ended; False: better not."""
+    def begin(
+        self, process: Process[Any, Any], early: Early, outlook: Outlook, ended: Callable[[], None] | None
+    ) -> None:
+        """Make a call's first attempt before its turn. ``ended``: called when it has ended."""
 
     def source(self, process: Process[Any, Any], value: Any, position: Position) -> AsyncIterator[Any]:
         """Start a generator process; what it yields comes one by one, as it is asked for."""

@@ -9,7 +9,7 @@ from math import ceil, log2
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from theus.placement import SETTLED, SLOW, Known, is_free
+from theus.placement import SETTLED, SLOW, Known, is_free, threads_are_parallel
 from theus.proposal import Touched
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class Profile:
         """What placement goes by."""
         recent = list(self.recent)
         if not recent:
-            return Known(stalls=self.stalls, refused=self.refused)
+            return Known(stalls=self.stalls, refused=self.refused, parallel_threads=threads_are_parallel())
         return Known(
             measured=len(recent),
             wall=median(sample.wall for sample in recent),
@@ -153,6 +153,7 @@ class Profile:
             moving=self.moving,
             refused=self.refused,
             shares=self.shares,
+            parallel_threads=threads_are_parallel(),
         )
 
     def conflict(self, path: str, author: str) -> None:

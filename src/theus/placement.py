@@ -25,6 +25,7 @@ import itertools
 import logging
 import pathlib
 import re
+import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -68,6 +69,7 @@ class Known:
     moving: float | None = None  #: what it takes to send a call and its result; None: not known
     refused: Mapping[str, str] = field(default_factory=dict)  #: environment -> why it cannot go there
     shares: bool = False  #: it was given objects that others may use at the same time
+    parallel_threads: bool = False  #: threads of this Python compute at the same time
 
     def kind(self, now: str = "") -> Kind:
         """What the process is. ``now``: where it runs; who is there stays on less evidence than it took to come."""
@@ -79,6 +81,12 @@ class Known:
         if max(self.wall, self.typical_cpu) < SHORT * room and self.slow <= 0.01 * room and self.measured >= ENOUGH:
             return "short"
         return "waits"
+
+
+def threads_are_parallel() -> bool:
+    """Whether threads compute at the same time: a free-threaded build whose lock no imported module has turned on again."""
+    is_gil_enabled = getattr(sys, "_is_gil_enabled", None)  # new in Python 3.13
+    return is_gil_enabled is not None and not is_gil_enabled()
 
 
 def next_place(now: str, wanted: str, since: int) -> str:
@@ -116,6 +124,8 @@ def place(
     if process.nature == "state":
         return Placement("inline", "nature='state': runs in the commit, on the newest state")
     if process.nature == "cpu":
+        if known is not None and known.parallel_threads and process.timeout is None:
+            return Placement("thread", "nature='cpu': computes, and threads of this Python compute at the same time")
         return Placement(PARALLEL, "nature='cpu': computes, so on another core")
     if process.is_async:
         return _asynchronous(process, known or Known())

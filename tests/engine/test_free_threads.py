@@ -1,0 +1,42 @@
+"""Where threads compute at the same time, a thread is another core."""
+
+import sys
+
+import pytest
+
+from theus import process
+from theus.nature import Profile
+from theus.placement import Known, place, threads_are_parallel
+
+FREE = Known(parallel_threads=True)
+
+
+def work():
+    pass
+
+
+@pytest.mark.parametrize(
+    ("options", "known", "expected"),
+    [
+        ({}, FREE, "thread"),
+        ({}, Known(), "worker"),
+        ({}, None, "worker"),
+        ({"timeout": 1.0}, FREE, "worker"),  # a thread cannot be stopped
+        ({"environment": "worker"}, FREE, "worker"),
+    ],
+)
+def test_computing_goes_to_threads_only_where_they_are_parallel(options, known, expected):
+    placement = place(process(nature="cpu", **options)(work), blocking=False, debug=False, known=known)
+    assert placement.environment == expected
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_interpreter_is_asked_whether_its_lock_is_off(enabled, monkeypatch):
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: enabled, raising=False)
+    assert threads_are_parallel() is not enabled
+    assert Profile(process(work)).known().parallel_threads is not enabled
+
+
+def test_older_pythons_have_a_lock(monkeypatch):
+    monkeypatch.delattr(sys, "_is_gil_enabled", raising=False)
+    assert not threads_are_parallel()

@@ -138,6 +138,22 @@ def test_the_class_of_the_domain():
 
 
 @new_enough
+def test_a_function_sent_by_value_whose_module_does_not_load():
+    from theus.environments.interpreter import InterpreterEnvironment
+
+    by_value = Process(lambda: 1)  # this very module imports psutil
+
+    async def main():
+        environment = InterpreterEnvironment(1)
+        for _ in range(2):  # what was half made by the first call must not serve the second
+            with pytest.raises(NotTransferable, match="psutil"):
+                await environment.run(make_call(by_value))
+        await environment.stop(1.0)
+
+    asyncio.run(main())
+
+
+@new_enough
 def test_an_engine_runs_there_what_asks_for_it():
     refused = process(environment="interpreter")(unloadable_bodies.total)
     with Engine({"count": 4}) as engine:

@@ -21,7 +21,6 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -465,10 +464,8 @@ class Attempts:
 
         def complete(transaction: Transaction) -> None:
             said, broken = [*emits], [*violations]
-            pending = deque([call] if in_commit else self._messages(call, outcome))
-            done = 0
-            while pending:
-                message = pending.popleft()
+            pending = [call] if in_commit else self._messages(call, outcome)
+            for message in pending:  # those that they send join the end
                 answer = execute(message, within=transaction)
                 if answer.error is not None:
                     raise answer.error if isinstance(answer.error, Exception) else Exiting(answer.error)
@@ -476,16 +473,17 @@ class Attempts:
                     outcome.value, outcome.wall = answer.value, answer.wall
                 said += answer.emits
                 broken += answer.violations
-                pending.extend(self._messages(call, answer))
-                done += 1
-                if done > MOST_MESSAGES:
+                if answer.messages:
+                    pending += self._messages(call, answer)
+                if len(pending) > MOST_MESSAGES:
                     raise LimitExceeded(
                         f"one commit of {call.process.name!r} led to more than {MOST_MESSAGES} messages; "
                         "does a state process send to itself without end?",
                         limit=MOST_MESSAGES,
                     )
-            check_invariants(engine.invariants, transaction)
-            if done and engine.tickets.any:
+            if engine.invariants:
+                check_invariants(engine.invariants, transaction)
+            if pending and engine.tickets.any:
                 paths = {op[1] for op in transaction.finish()[1]}
                 blocked = engine.tickets.in_the_way(paths, ticket)
                 if blocked is not None:

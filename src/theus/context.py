@@ -1,6 +1,7 @@
 """What a process receives as ``ctx``: the four scopes, and a way to talk while it runs.
 
-Making a context is on the path of every call, so it fills a few slots; the draft, ``local`` and the logger are
+``Context`` is the face of it and has only what a user may say; the ``Attempt`` behind it is what the engine works with.
+Making the two is on the path of every call, so it fills a few slots; the draft, ``local`` and the logger are
 made when they are first asked for. At the end the draft and ``local`` close themselves and the call is replaced
 by the process's name, so every later use raises and says what ended.
 """
@@ -17,7 +18,7 @@ from theus.errors import ContractError, DefinitionError, ScopeError
 from theus.protocols import NotYet
 from theus.scope import Local
 from theus.state.transaction import Transaction
-from theus.state.values import detach
+from theus.state.values import LEAVES, detach
 
 if TYPE_CHECKING:
     import asyncio
@@ -29,90 +30,78 @@ if TYPE_CHECKING:
 
 D = TypeVar("D")
 
-#: The call that runs here, if any: a process that calls the engine is recognised by it.
-current: ContextVar[Context[Any] | None] = ContextVar("theus_current_call", default=None)
+#: The attempt that runs here, if any: a process that calls the engine is recognised by it.
+current: ContextVar[Attempt | None] = ContextVar("theus_current_attempt", default=None)
 
 
 class Context(Generic[D]):
     """The one argument that the engine gives to a process."""
 
-    __slots__ = ("__weakref__", "_call", "_domain", "_local", "_log", "_outcome", "_transaction", "_waits")
+    __slots__ = ("__weakref__", "_attempt")
 
-    _call: Call | str  #: the process's name once it ended
-    _outcome: Outcome
-    _domain: Any
-    _transaction: Transaction | None
-    _local: Local | None
-    _log: logging.LoggerAdapter[logging.Logger] | None
-    _waits: int  #: how often this attempt has waited; there only once it has
+    _attempt: Attempt
 
-    def __init__(self, call: Call, outcome: Outcome) -> None:
-        _set_call(self, call)
-        _set_outcome(self, outcome)
-        _set_domain(self, None)
-        _set_transaction(self, None)
-        _set_local(self, None)
-        _set_log(self, None)
+    def __init__(self, attempt: Attempt) -> None:
+        _set_attempt(self, attempt)
 
     # --- the four scopes ---
 
     @property
     def domain(self) -> D:
         """The shared state as a draft: read it, change it; all of it is committed at the end, or nothing."""
-        domain = self._domain
-        return self._open_domain() if domain is None else domain
+        attempt = self._attempt
+        domain: D | None = attempt.domain
+        return attempt.open_domain() if domain is None else domain
 
     @property
     def config(self) -> Any:
         """The engine's configuration, read-only: it never changes."""
-        return self._open("config").config
+        return self._attempt.open("config").config
 
     @property
     def pipe(self) -> Any:
         """The one value that the previous step returned."""
-        call = self._open("pipe")
+        call = self._attempt.open("pipe")
         if call.pipe is NotYet:
-            self._stop_early(call, "reads ctx.pipe")
+            self._attempt.stop_early(call, "reads ctx.pipe")
         return call.pipe
 
     @property
     def local(self) -> Local:
         """Private to this attempt; closed and emptied at its end."""
-        local = self._local
-        if local is None:
-            process = self._open("local").process
-            local = Local(process.name, is_async=process.is_async)
-            _set_local(self, local)
-        return local
+        attempt = self._attempt
+        if attempt.local is None:
+            process = attempt.open("local").process
+            attempt.local = Local(process.name, is_async=process.is_async)
+        return attempt.local
 
     # --- this call ---
 
     @property
     def attempt(self) -> int:
         """Counts executions of this call from 1."""
-        return self._open("attempt").attempt
+        return self._attempt.open("attempt").attempt
 
     @property
     def key(self) -> str:
         """Run, step, item and round; equal across attempts: an idempotency key for outside effects."""
-        return str(self._open("key").key)
+        return str(self._attempt.open("key").key)
 
     @property
     def deadline(self) -> float | None:
         """When this attempt has to end, in the engine clock's seconds; None without ``timeout=``."""
-        return self._open("deadline").deadline
+        return self._attempt.open("deadline").deadline
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger named after the process; its records know process, attempt and key."""
-        log = self._log
-        if log is None:
-            call = self._open("log")
+        attempt = self._attempt
+        if attempt.log is None:
+            call = attempt.open("log")
             # Bare names such as "process" are taken: a log record has its own.
             extra = {"theus_process": call.process.name, "theus_attempt": call.attempt, "theus_key": str(call.key)}
-            log = logging.LoggerAdapter(logging.getLogger(f"theus.process.{call.process.name}"), extra)
-            _set_log(self, log)
-        return log
+            attempt.log = logging.LoggerAdapter(logging.getLogger(f"theus.process.{call.process.name}"), extra)
+        return attempt.log
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"ctx has no {name!r}; it has {', '.join(sorted(_names()))}.")
@@ -125,32 +114,20 @@ class Context(Generic[D]):
         raise AttributeError(f"ctx has no {name!r}: keep it in ctx.local.")
 
     def __repr__(self) -> str:
-        call = self._call
-        return f"<context of {call} (ended)>" if isinstance(call, str) else f"<context of {call.process.name}>"
-
-    def _open(self, scope: str) -> Call:
-        """The call, or the error that it has ended."""
-        call = self._call
-        if isinstance(call, str):
-            raise ScopeError(
-                f"ctx.{scope} of process {call!r} was used after the call ended. "
-                "Return what should be handed on, or keep it in ctx.domain.",
-                scope=scope,
-                process=call,
-            )
-        return call
+        call = self._attempt.call
+        return f"<context of {self._attempt.ended} (ended)>" if call is None else f"<context of {call.process.name}>"
 
     # --- talking ---
 
     def report(self, value: Any) -> None:
         """Hand a live value to whoever listens (``engine.stream``, progress), at once and whatever becomes of the call."""
-        call = self._open("report")
+        call = self._attempt.open("report")
         call.host.report(call, detach(value))
 
     def emit(self, topic: str, value: Any) -> None:
         """Hand ``value`` to ``engine.on(topic, ...)`` after this call's commit, once; never if it fails."""
-        self._open("emit")
-        outcome = self._outcome
+        self._attempt.open("emit")
+        outcome = self._attempt.outcome
         outcome.emits = [*outcome.emits, (topic, detach(value))]
 
     def send(self, process: Process[Any, Any], /, **arguments: Any) -> None:
@@ -162,7 +139,7 @@ class Context(Generic[D]):
         Raises:
             DefinitionError: ``process`` is not a state process, or an argument is wrong.
         """
-        self._open("send")
+        self._attempt.open("send")
         if getattr(process, "nature", None) != "state":
             raise DefinitionError(
                 f"ctx.send takes a process with nature='state', not {process!r}: "
@@ -170,7 +147,7 @@ class Context(Generic[D]):
             )
         given = {**process.bound, **{name: detach(value) for name, value in arguments.items()}}
         process.check_arguments((), given)
-        outcome = self._outcome
+        outcome = self._attempt.outcome
         outcome.messages = [*outcome.messages, (process, given)]
 
     def once(self, key: str, function: Callable[..., Any], /, *args: Any) -> Any:
@@ -183,7 +160,7 @@ class Context(Generic[D]):
         Args:
             key: names the result within this call.
         """
-        call = self._open("once")
+        call = self._attempt.open("once")
         if call.kept is None:
             call.kept = {}
         if call.process.is_async:
@@ -254,7 +231,7 @@ class Context(Generic[D]):
 
     def _wait(self, what: str) -> tuple[Call, int]:
         """The call, and how manieth wait of this attempt comes now."""
-        call = self._open(what)
+        call = self._attempt.open(what)
         process = call.process
         if process.nature == "state" or process.is_source:
             kind = (
@@ -263,9 +240,8 @@ class Context(Generic[D]):
             raise DefinitionError(
                 f"process {process.name!r} {kind}, so it cannot use ctx.{what}: wait in a step before it."
             )
-        number = getattr(self, "_waits", 0) + 1
-        _set_waits(self, number)
-        return call, number
+        self._attempt.waits += 1
+        return call, self._attempt.waits
 
     def _waiting(self, call: Call, work: Coroutine[Any, Any, Any]) -> Any:
         return work if call.process.is_async else call.host.block(work)
@@ -276,12 +252,47 @@ class Context(Generic[D]):
         Raises:
             DefinitionError: the engine has no resource of that name.
         """
-        return self._open("resource").host.resource(name)
+        return self._attempt.open("resource").host.resource(name)
 
-    def _open_domain(self) -> D:
-        call = self._open("domain")
-        process = call.process
-        if call.snapshot is None:
+
+class Attempt:
+    """One try of a call while it runs, as the engine sees it."""
+
+    __slots__ = ("call", "domain", "ended", "local", "log", "outcome", "transaction", "waits")
+
+    call: Call | None  #: None once it ended
+    ended: str  #: the process's name then
+    outcome: Outcome
+    domain: Any  #: the draft, once it was asked for
+    transaction: Transaction | None
+    local: Local | None
+    log: logging.LoggerAdapter[logging.Logger] | None
+    waits: int  #: how often it has waited
+
+    def __init__(self, call: Call, outcome: Outcome) -> None:
+        self.call = call
+        self.outcome = outcome
+        self.domain = self.transaction = self.local = self.log = None
+        self.waits = 0
+        self.ended = ""
+
+    def open(self, scope: str) -> Call:
+        """The call, or the error that it has ended."""
+        call = self.call
+        if call is None:
+            raise ScopeError(
+                f"ctx.{scope} of process {self.ended!r} was used after the call ended. "
+                "Return what should be handed on, or keep it in ctx.domain.",
+                scope=scope,
+                process=self.ended,
+            )
+        return call
+
+    def open_domain(self) -> Any:
+        """The draft of the domain, at its first use."""
+        call = self.open("domain")
+        process, snapshot = call.process, call.snapshot
+        if snapshot is None:
             raise ScopeError(
                 f"process {process.name!r} uses ctx.domain, but the engine was made without one: Engine(Shop(), ...).",
                 scope="domain",
@@ -294,52 +305,42 @@ class Context(Generic[D]):
                 scope="domain",
                 process=process.name,
             )
-        transaction = self._transaction
+        transaction = self.transaction
         if transaction is None:
-            transaction = Transaction(call.snapshot, process.name, grant_of(call), self._tolerated(call))
-            _set_transaction(self, transaction)
-        domain: D = transaction.domain
-        _set_domain(self, domain)
+            grant = grant_of(call) if process.contract.declared else None
+            transaction = Transaction(snapshot, process.name, grant, None if call.strict else self._tolerated())
+            self.transaction = transaction
+        self.domain = domain = transaction.domain
         return domain
 
-    def _tolerated(self, call: Call) -> list[ContractError] | None:
-        """Where what breaks the contract is noted; None: it is raised."""
-        if call.strict:
-            return None
+    def _tolerated(self) -> list[ContractError]:
+        """Where what breaks the contract is noted instead of raised."""
         violations: list[ContractError] = []
-        self._outcome.violations = violations
+        self.outcome.violations = violations
         return violations
-
-    # --- for the engine ---
-
-    @property
-    def call(self) -> Call | None:
-        """The attempt that this belongs to; None once it ended."""
-        call = self._call
-        return None if isinstance(call, str) else call
 
     @property
     def host(self) -> Host | None:
         """Who runs this call; None once it ended."""
-        call = self._call
-        return None if isinstance(call, str) else call.host
+        call = self.call
+        return None if call is None else call.host
 
-    def _stop_early(self, call: Call, what: str) -> NoReturn:
+    def stop_early(self, call: Call, what: str) -> NoReturn:
         """End an attempt that was made before its turn and needs what is known only then; the engine makes another."""
-        self._outcome.error = ScopeError(  # whatever the body makes of it
+        self.outcome.error = ScopeError(  # whatever the body makes of it
             f"process {call.process.name!r} {what}, but it was started before its turn (idempotent=True); "
             "this attempt ends here, and it runs again at its turn.",
             scope="pipe",
             process=call.process.name,
         )
-        raise self._outcome.error
+        raise self.outcome.error
 
     def check_nested_run(self) -> None:
         """Refuse to call the engine from a process that has written, or for which others wait."""
-        call = self._open("domain")
+        call = self.open("domain")
         if call.pipe is NotYet:
-            self._stop_early(call, "calls the engine")
-        written = self._transaction is not None and self._transaction.has_written
+            self.stop_early(call, "calls the engine")
+        written = self.transaction is not None and self.transaction.has_written
         if written or call.holds_ticket:
             done = "has written to ctx.domain" if written else "holds its turn for a contended path"
             raise ScopeError(
@@ -350,36 +351,32 @@ class Context(Generic[D]):
                 process=call.process.name,
             )
 
-    # --- for the runner ---
-
     def hand_over(self, value: Any) -> None:
         """Put what the body returned, read and wrote into the outcome."""
-        outcome = self._outcome
-        transaction = self._transaction
+        outcome = self.outcome
+        transaction = self.transaction
         if transaction is None:
             outcome.value = value
         else:
-            outcome.value = detach(value)
+            outcome.value = value if type(value) in LEAVES else detach(value)
             outcome.reads, outcome.ops = transaction.finish()
             outcome.base = transaction.base
 
     def join(self, transaction: Transaction) -> None:
         """Work on a part of a commit that is being made: for a message to state."""
-        call = self._open("domain")
-        _set_transaction(
-            self,
-            transaction.nested(process=call.process.name, grant=grant_of(call), violations=self._tolerated(call)),
-        )
+        call = self.open("domain")
+        grant = grant_of(call) if call.process.contract.declared else None
+        self.transaction = transaction.nested(call.process.name, grant, None if call.strict else self._tolerated())
 
     def close(self) -> None:
         """End the call: whoever still holds the context, a draft or the local gets an error that says so."""
-        call = self._call
-        if not isinstance(call, str):
-            _set_call(self, call.process.name)
+        call, transaction = self.call, self.transaction
+        if call is not None:
+            self.call, self.ended = None, call.process.name
             # Or error -> traceback -> body's frame -> ctx -> outcome -> error would be a cycle.
-            _set_outcome(self, None)
-            if self._transaction is not None:
-                self._transaction.close()
+            self.outcome = _GONE
+            if transaction is not None:
+                transaction.close()
 
 
 class _Running:
@@ -392,20 +389,12 @@ class _Running:
 def grant_of(call: Call) -> Grant | None:
     """What this call may read and write: the contract with its ``{arguments}`` filled in."""
     contract = call.process.contract
-    if not contract.declared:
-        return None
     return contract.grant(call.process.arguments(call.args, call.kwargs) if contract.is_bound else {})
 
 
 def _names() -> set[str]:
-    hidden = {"call", "check_nested_run", "close", "hand_over", "host", "join"}
-    return {name for name in vars(Context) if not name.startswith("_")} - hidden
+    return {name for name in vars(Context) if not name.startswith("_")}
 
 
-_set_call = Context.__dict__["_call"].__set__
-_set_outcome = Context.__dict__["_outcome"].__set__
-_set_domain = Context.__dict__["_domain"].__set__
-_set_transaction = Context.__dict__["_transaction"].__set__
-_set_local = Context.__dict__["_local"].__set__
-_set_log = Context.__dict__["_log"].__set__
-_set_waits = Context.__dict__["_waits"].__set__
+_set_attempt = Context.__dict__["_attempt"].__set__
+_GONE: Any = None  # in the place of the outcome, after the end

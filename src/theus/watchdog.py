@@ -25,7 +25,7 @@ from theus.environments.meter import RunDelay
 from theus.environments.runner import execute, execute_async
 
 if TYPE_CHECKING:
-    from theus.context import Context
+    from theus.context import Attempt
     from theus.protocols import Call
 
 BOUND = 0.05  #: seconds for which nothing may keep a loop from going on
@@ -196,8 +196,8 @@ def _of_task(loop: asyncio.AbstractEventLoop) -> Call | None:
     """The call to which a task belongs that a process started (Python 3.12 and newer can tell)."""
     task = asyncio.current_task(loop)
     get_context: Callable[[], Any] | None = getattr(task, "get_context", None)
-    context: Context[Any] | None = None if get_context is None else get_context().get(current)
-    return None if context is None else context.call
+    attempt: Attempt | None = None if get_context is None else get_context().get(current)
+    return None if attempt is None else attempt.call
 
 
 _RUNNERS = (execute.__code__, execute_async.__code__)

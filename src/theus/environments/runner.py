@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Callable
 from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from theus.context import Context, current
+from theus.context import Attempt, Context, current
 from theus.protocols import Outcome
 from theus.scope import aclose_local, close_local
 from theus.state.values import detach
@@ -37,26 +37,26 @@ def execute(call: Call, *, measure_cpu: bool = False, within: Transaction | None
     the process writes.
     """
     outcome = Outcome()
-    context: Context[Any] = Context(call, outcome)
+    attempt = Attempt(call, outcome)
     process = call.process
-    token = current.set(context)
+    token = current.set(attempt)
     cpu = thread_time() if measure_cpu else 0.0
     started = perf_counter()
     try:
         if within is not None:
-            context.join(within)
+            attempt.join(within)
         try:
             if process.takes_context:
-                value = process.fn(context, *call.args, **call.kwargs)
+                value = process.fn(Context(attempt), *call.args, **call.kwargs)
             else:
                 value = process.fn(*call.args, **call.kwargs)
         except BaseException as error:
-            if context._local is not None:
-                close_local(context._local, error)
+            if attempt.local is not None:
+                close_local(attempt.local, error)
             raise
-        if context._local is not None:
-            close_local(context._local, None)
-        context.hand_over(value)
+        if attempt.local is not None:
+            close_local(attempt.local, None)
+        attempt.hand_over(value)
         if within is not None:
             within.replay(outcome.ops)
     except (Exception, SystemExit, KeyboardInterrupt) as error:
@@ -67,48 +67,48 @@ def execute(call: Call, *, measure_cpu: bool = False, within: Transaction | None
             outcome.kept = call.kept
         if measure_cpu:
             outcome.cpu = thread_time() - cpu
-        context.close()
+        attempt.close()
         current.reset(token)
     try:
         return outcome
     finally:
         value = None
-        del outcome, context, call
+        del outcome, attempt, call
 
 
 async def execute_async(call: Call) -> Outcome:
     """Run an ``async def`` process to its end, on the running loop."""
     outcome = Outcome()
-    context: Context[Any] = Context(call, outcome)
+    attempt = Attempt(call, outcome)
     process = call.process
-    token = current.set(context)
+    token = current.set(attempt)
     started = perf_counter()
     try:
         try:
             if process.takes_context:
-                value = await process.fn(context, *call.args, **call.kwargs)
+                value = await process.fn(Context(attempt), *call.args, **call.kwargs)
             else:
                 value = await process.fn(*call.args, **call.kwargs)
         except BaseException as error:
-            if context._local is not None:
-                await aclose_local(context._local, error)
+            if attempt.local is not None:
+                await aclose_local(attempt.local, error)
             raise
-        if context._local is not None:
-            await aclose_local(context._local, None)
-        context.hand_over(value)
+        if attempt.local is not None:
+            await aclose_local(attempt.local, None)
+        attempt.hand_over(value)
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         outcome.error = error
     finally:
         outcome.wall = perf_counter() - started
         if call.kept is not None:
             outcome.kept = call.kept
-        context.close()
+        attempt.close()
         current.reset(token)
     try:
         return outcome
     finally:
         value = None
-        del outcome, context, call
+        del outcome, attempt, call
 
 
 class Threads(Protocol):
@@ -124,9 +124,9 @@ async def open_source(call: Call, threads: Threads) -> AsyncIterator[Any]:
     generator ends, fails, or nobody asks for more.
     """
     outcome = Outcome()
-    context: Context[Any] = Context(call, outcome)
+    attempt = Attempt(call, outcome)
     process = call.process
-    arguments = (context, *call.args) if process.takes_context else call.args
+    arguments = (Context(attempt), *call.args) if process.takes_context else call.args
     generator = process.fn(*arguments, **call.kwargs)
     failure: BaseException | None = None
     try:
@@ -144,13 +144,13 @@ async def open_source(call: Call, threads: Threads) -> AsyncIterator[Any]:
             await generator.aclose()
         else:
             generator.close()
-        if context._local is not None:
+        if attempt.local is not None:
             if process.is_async:
-                await aclose_local(context._local, failure)
+                await aclose_local(attempt.local, failure)
             else:
-                close_local(context._local, failure)
-        context.close()
-        del failure, context, call
+                close_local(attempt.local, failure)
+        attempt.close()
+        del failure, attempt, call
 
 
 _END: Any = object()  # a generator's end, as a value: StopIteration cannot be set on a future

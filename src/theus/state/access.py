@@ -344,7 +344,17 @@ class Contract:
     Giving one of them makes the other empty.
     """
 
-    __slots__ = ("_exclusive", "_grant", "_patterns", "exclusive", "parameters", "process", "reads", "writes")
+    __slots__ = (
+        "_exclusive",
+        "_grant",
+        "_patterns",
+        "declared",
+        "exclusive",
+        "parameters",
+        "process",
+        "reads",
+        "writes",
+    )
 
     def __init__(
         self,
@@ -356,6 +366,7 @@ class Contract:
     ) -> None:
         self.process = process
         self.parameters = parameters
+        self.declared = reads is not None
         self.reads = None if reads is None else tuple(reads)
         self.writes = None if writes is None else tuple(writes)
         self.exclusive = tuple(exclusive)
@@ -391,10 +402,6 @@ class Contract:
             read("writes", writes if writes is not None else ()) if declared else None,
             read("exclusive", exclusive),
         )
-
-    @property
-    def declared(self) -> bool:
-        return self.reads is not None
 
     @property
     def is_bound(self) -> bool:

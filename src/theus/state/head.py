@@ -321,7 +321,8 @@ class Head:
 def _completed(tx: Transaction, operations: Ops, complete: Callable[[Transaction], None]) -> tuple[Reads, Ops]:
     """What a commit reads and writes when it is complete. ``tx`` has no head: under the lock it stays where it is."""
     try:
-        tx.replay(operations)
+        if operations:
+            tx.replay(operations)
         complete(tx)
         return tx.finish()
     finally:

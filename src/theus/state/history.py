@@ -116,9 +116,12 @@ class History:
             self._forget(snapshot)
 
     def _forget(self, newest: Snapshot) -> None:
-        entries, marks = self._entries, self._marks
-        while entries and (self._weight > MOST_WEIGHT or len(entries) > MOST_ENTRIES):
-            self._weight -= entries.popleft()[4]
+        entries, marks, weight = self._entries, self._marks, self._weight
+        extra = len(entries) - MOST_ENTRIES
+        while extra > 0 or (weight > MOST_WEIGHT and entries):
+            weight -= entries.popleft()[4]
+            extra -= 1
+        self._weight = weight
         oldest = entries[0][0] - 1 if entries else newest.version
         while len(marks) > 1 and marks[1].version <= oldest:
             marks.popleft()

@@ -42,6 +42,7 @@ class Transaction:
 
     __slots__ = (
         "__weakref__",
+        "_behind",
         "_grant",
         "_head",
         "_kept",
@@ -70,6 +71,7 @@ class Transaction:
         self._violations = violations
         self._nodes: Any = []  #: all drafts in the order in which they were made; None: closed
         self._prior: Ops = ()  #: operations that were replayed
+        self._behind: Ops = ()  #: those of them that are not in ``_root`` yet: nobody may ever look
         self._kept: Reads = ()  #: reads from before a replay
         self._kin: dict[int, list[Node]] | None = None
         self.base = snapshot.version  #: the version on which all reads are valid
@@ -82,7 +84,7 @@ class Transaction:
             return nodes[0]._face()
         if nodes is None:
             raise ended(self._process)
-        root = self._root
+        root = self._caught_up() if self._behind else self._root
         cls = type(root)
         maker = MAKERS[cls] if cls in MAKERS else maker_of(cls)
         assert maker is not None
@@ -145,42 +147,49 @@ class Transaction:
             for node in nodes:
                 node._close(end)
         self._snapshot = self._root = self._head = self._grant = self._kin = None
-        self._prior = self._kept = ()
+        self._prior = self._behind = self._kept = ()
 
     def replay(self, operations: Ops) -> None:
         """Let these operations count as written here, before what follows. Drafts taken earlier end."""
         if self._nodes:
             self._kept, written = self.finish()
-            own = written[len(self._prior) :]
+            self._behind = written[len(self._prior) :]
+            self._prior = written
             end = end_of(self._process)
             for node in self._nodes:
                 node._close(end)
             self._nodes = []
-            self._root = apply_ops(self._root, own, trial=True)
-            self._prior = written
         self._head = None
-        self._root = apply_ops(self._root, operations, trial=True)
-        self._prior = [*self._prior, *operations]
+        self._prior = [*self._prior, *operations] if self._prior else operations
+        self._behind = [*self._behind, *operations] if self._behind else operations
 
     def nested(
-        self, *, process: str = "", grant: Grant | None = None, violations: list[ContractError] | None = None
+        self, process: str = "", grant: Grant | None = None, violations: list[ContractError] | None = None
     ) -> Transaction:
         """A transaction under another contract on the state as this one sees it, own writes included.
 
         ``self.replay(inner.finish()[1])`` takes over what it did; forgetting it undoes it.
         """
         kind = TrialTransaction if self._nodes or self.on_trial else Transaction
-        return kind(Snapshot(self.base, self._now()), process=process, grant=grant, violations=violations)
+        return kind(Snapshot(self.base, self._now()), process, grant, violations)
 
     def view(self) -> Any:
         """A read-only view of the domain as this transaction sees it, own writes included."""
         return Snapshot(self.base, self._now()).view()
 
     def _now(self) -> Any:
+        root = self._caught_up()
         if not self._nodes:
-            return self._root
+            return root
         _, operations = self.finish()
-        return apply_ops(self._root, operations[len(self._prior) :], trial=True)
+        return apply_ops(root, operations[len(self._prior) :], trial=True)
+
+    def _caught_up(self) -> Any:
+        """The state with all that was replayed."""
+        if self._behind:
+            self._root = apply_ops(self._root, self._behind, trial=True)
+            self._behind = ()
+        return self._root
 
     # --- for drafts ---
 

@@ -19,12 +19,12 @@ environment. In every case nothing was committed. Handing the commit to the stor
 from __future__ import annotations
 
 import logging
-import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from theus.clock import backoff
 from theus.doors import drive
 from theus.environments.runner import execute, open_source
 from theus.errors import (
@@ -80,8 +80,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("theus")
 
-FIRST_DELAY = 0.1  #: seconds before the first retry; doubles each time, with full jitter
-LONGEST_DELAY = 30.0  #: seconds
 NOTE = "in process "
 MOST_MESSAGES = 10_000  #: in one commit
 HOT = 0.3  #: a process hotter than this queues for its contended paths at once
@@ -273,7 +271,9 @@ class Attempts:
                         if bring_back(self, process, profile, outcome.error):
                             placement, environment = profile.homes[run.blocking]
                             continue
-                if outcome.error is None and (outcome.ops or outcome.messages or in_commit or journal is not None):
+                if outcome.error is None and (
+                    outcome.ops or outcome.messages or in_commit or journal is not None or _keeps(outcome)
+                ):
                     assert store is not None, "only a call with a domain has something to commit"
                     if engine.tickets.any:
                         again, ticket = await self._give_way(process, outcome, ticket, profile)
@@ -331,7 +331,7 @@ class Attempts:
                 profile.heat *= COOLING
 
     async def _pause(self, call: Call, failures: int, error: BaseException) -> None:
-        delay = random.uniform(0, min(LONGEST_DELAY, FIRST_DELAY * 2**failures))
+        delay = backoff(failures)
         if self.listening:
             self._tell_retry(call, delay, error)
         await self._sleep(delay)
@@ -451,9 +451,14 @@ class Attempts:
             commit.complete = self._completion(records, call, outcome, ticket, in_commit)
         if self.journal is not None:
             commit.expected = self.journal.expected
-            if commit.complete is None:
-                commit.records = self.journal.records(call, outcome)
+        if commit.complete is None:
+            commit.records = self._records(call, outcome)
         return commit
+
+    def _records(self, call: Call, outcome: Outcome) -> Sequence[Record]:
+        """What is recorded with a call, beside the state."""
+        records = [] if self.journal is None else self.journal.records(call, outcome)
+        return [*records, *self.engine.outbox.records(call, outcome)] if outcome.emits else records
 
     def _completion(
         self, records: list[Record], call: Call, outcome: Outcome, ticket: Ticket | None, in_commit: bool
@@ -489,8 +494,7 @@ class Attempts:
                 if blocked is not None:
                     raise _Behind({*paths, blocked})
             outcome.emits, outcome.violations = said, broken
-            if self.journal is not None:  # what a state process returned is known only now
-                records[:] = self.journal.records(call, outcome)
+            records[:] = self._records(call, outcome)  # what a state process returned and emitted is known only now
 
         return complete
 
@@ -502,8 +506,9 @@ class Attempts:
         ]
 
     def _deliver(self, call: Call, outcome: Outcome) -> None:
-        for topic, value in outcome.emits:
-            self.engine.topics.deliver(topic, value)
+        for number, (topic, value, durable) in enumerate(outcome.emits):
+            deliver = self.engine.outbox.deliver if durable else self.engine.topics.deliver
+            deliver(f"{call.key}#{number}", topic, value)
             if self.listening:
                 self.tell(Emitted(**self._where(call.key), process=call.process.name, topic=topic, value=value))
 
@@ -619,6 +624,11 @@ def check_invariants(invariants: Iterable[Callable[[Any], object]], transaction:
 def _before_star(paths: Iterable[Path]) -> set[Path]:
     """Where a pattern says ``*``, the whole container is queued for."""
     return {path[: path.index("*")] if "*" in path else path for path in paths}
+
+
+def _keeps(outcome: Outcome) -> bool:
+    """Whether something was emitted that is to be recorded."""
+    return bool(outcome.emits) and any(durable for _, _, durable in outcome.emits)
 
 
 def _worth_another(process: Process[Any, Any], error: BaseException) -> bool:

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
+
+FIRST_DELAY = 0.1  #: seconds before the first retry; doubles each time, with full jitter
+LONGEST_DELAY = 30.0  #: seconds
+
+
+def backoff(failures: int) -> float:
+    """Seconds to wait before another try, after so many that failed before the last one."""
+    return random.uniform(0, min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(failures, 30)))
 
 
 class SystemClock:

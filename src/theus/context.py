@@ -124,11 +124,26 @@ class Context(Generic[D]):
         call = self._attempt.open("report")
         call.host.report(call, detach(value))
 
-    def emit(self, topic: str, value: Any) -> None:
-        """Hand ``value`` to ``engine.on(topic, ...)`` after this call's commit, once; never if it fails."""
-        self._attempt.open("emit")
+    def emit(self, topic: str, value: Any, *, durable: bool = False) -> None:
+        """Hand ``value`` to ``engine.on(topic, ...)`` after this call's commit, once; never if it fails.
+
+        Args:
+            topic: who listens to it gets the value.
+            value: what is handed over.
+            durable: recorded in the same commit, and delivered until each handler has returned: at least once, also
+                after a crash. The handler learns an id that is the same each time, if it takes ``(value, id)``.
+
+        Raises:
+            DefinitionError: ``durable``, but the engine has no domain, and so no commit.
+        """
+        call = self._attempt.open("emit")
+        if durable and call.snapshot is None:
+            raise DefinitionError(
+                f"ctx.emit({topic!r}, ..., durable=True): the engine was made without a domain, so there is no commit "
+                "to record it in: Engine(Shop(), store=...)."
+            )
         outcome = self._attempt.outcome
-        outcome.emits = [*outcome.emits, (topic, detach(value))]
+        outcome.emits = [*outcome.emits, (topic, detach(value), durable)]
 
     def send(self, process: Process[Any, Any], /, **arguments: Any) -> None:
         """Send a message to the state: ``process`` (nature="state") runs in this call's commit, on the newest state.

@@ -36,11 +36,13 @@ from theus.environments.thread import ThreadEnvironment
 from theus.errors import DefinitionError, NotTransferable, Overloaded, ScopeError
 from theus.moves import may_change_loop, note_stall
 from theus.nature import Explained, Explanation, Profile
+from theus.outbox import Outbox
 from theus.overlap import Overlap
 from theus.placement import OWN_LOOP, Placement, place
 from theus.portal import Exiting, Portal, Portals
 from theus.processes import Process, Step
 from theus.protocols import Clock, Commit, Committed, Environment, Event, Observer, RunEnded, RunStarted, Store
+from theus.records import Values
 from theus.resources import Resources
 from theus.run import EventStream, Run, Stream, spawn_here
 from theus.schedule import NOTHING, Position, walk
@@ -58,7 +60,6 @@ from theus.watchdog import Stall, Watchdog
 from theus.workflow import Each, Flow, Parallel, Workflow, as_step, check_start, leaves
 
 if TYPE_CHECKING:
-    from theus.stores.codec import Codec
     from theus.workflow import Plain
 
 D = TypeVar("D")
@@ -145,6 +146,8 @@ class Engine(Generic[D]):
         self._own_loops = Portals(loop_factory)
         self._watchdog = Watchdog(functools.partial(_stalled, weakref.ref(self)))
         self.topics = Topics(self._portal)
+        self.codec = Values()
+        self.outbox = Outbox(self.store, self.codec, self.topics, self.threads, self.clock, self._portal)
         self.waits = Waits(self.clock, self._portal, store)
         self.environments: dict[str, Environment] = {
             "inline": InlineEnvironment(),
@@ -479,13 +482,6 @@ class Engine(Generic[D]):
 
     # --- what the attempts need ---
 
-    @functools.cached_property
-    def codec(self) -> Codec:
-        """How values are written into records."""
-        from theus.stores.codec import Codec
-
-        return Codec(Any)
-
     @property
     def snapshot(self) -> Snapshot | None:
         """The newest committed state; None without a domain."""
@@ -564,9 +560,15 @@ class Engine(Generic[D]):
             except Exception:
                 log.exception("an observer failed on %s", type(event).__name__)
 
-    def on(self, topic: str, handler: Callable[[Any], Any]) -> None:
-        """Call ``handler(value)`` for each ``ctx.emit(topic, value)``, after its commit; def or async def."""
+    def on(self, topic: str, handler: Callable[..., Any]) -> None:
+        """Call ``handler(value)`` or ``handler(value, id)`` for each ``ctx.emit(topic, value)``, after its commit.
+
+        A ``def`` or an ``async def``. Of durable emits also those that the store still has, from before a crash; they
+        are handled on the engine's own loop (a ``def`` in a thread), and again until the handler returns.
+        """
         self.topics.on(topic, handler)
+        if self._keeps_runs:
+            self.outbox.look(topic)
 
     def signal(self, run_id: str, name: str, value: Any = None) -> None:
         """Send a signal to a run, which takes it with ``ctx.wait_for(name)``, now or later. Blocks until it is recorded.
@@ -684,6 +686,7 @@ class Engine(Generic[D]):
                 if not self._ended.wait(deadline - time.monotonic()):
                     break
         self.waits.close()
+        self.outbox.close(max(0.0, deadline - time.monotonic()))
         if self._finalizer.detach():
             _shut_down(*self._started(), grace)
 

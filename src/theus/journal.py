@@ -18,7 +18,6 @@ took the run over (then every commit here is refused: ``RunFenced``), the code (
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from theus.errors import DefinitionError, RunFenced, StoreError, TheusError, Wor
 from theus.portal import Exiting
 from theus.processes import Process, Step
 from theus.protocols import Call, Commit, Committed, Conflict, Outcome, Record, Refused, Store
+from theus.records import pack, unpack
 from theus.schedule import NOTHING, Position, walk
 from theus.workflow import first_step
 from theus.workflow.outline import changes, difference, outline
@@ -94,22 +94,6 @@ class Entry:
         assert record.value is not None
         fields, parts = unpack(record.value)
         return Entry(run_id=record.key, arguments=parts, **fields)
-
-
-def pack(fields: dict[str, Any], *parts: bytes) -> bytes:
-    """A line of JSON, then the parts as they are."""
-    return json.dumps([fields, *map(len, parts)], separators=(",", ":")).encode() + b"\n" + b"".join(parts)
-
-
-def unpack(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
-    """The fields and the parts of ``pack``."""
-    line, _, rest = data.partition(b"\n")
-    fields, *sizes = json.loads(line)
-    parts = []
-    for size in sizes:
-        parts.append(rest[:size])
-        rest = rest[size:]
-    return fields, parts
 
 
 # --- the journal

@@ -48,7 +48,7 @@ class Commit:
     author: str  #: the process's name, for reports of conflicts
     #: Called inside the commit with a transaction on the newest state that already holds ``ops``; what it
     #: writes there belongs to the same commit, and if it raises, nothing is committed and that error comes out.
-    #: Messages to state and invariants run here. It may set ``records``, so they are looked at only afterwards.
+    #: Messages to state and invariants run here. It may fill ``records``, so they are looked at only afterwards.
     complete: Callable[[Transaction], None] | None = None
     records: Sequence[Record] = ()  #: what they are to be
     expected: Sequence[Record] = ()  #: what records must be at that moment; else the answer is ``Refused``
@@ -184,7 +184,7 @@ class Outcome:
     reads: Reads = ()
     ops: Ops = ()
     messages: Sequence[tuple[Process[Any, Any], dict[str, Any]]] = ()  #: messages to state, in order
-    emits: Sequence[tuple[str, Any]] = ()  #: (topic, value), delivered after the commit
+    emits: Sequence[tuple[str, Any, bool]] = ()  #: (topic, value, whether it is durable), delivered after the commit
     wall: float = 0.0  #: seconds
     cpu: float | None = None  #: seconds of the thread's CPU; None: not measured this time
     place: str = ""  #: where exactly it ran: a thread's name, a worker's process id

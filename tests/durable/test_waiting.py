@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from theus import DefinitionError, Engine, NotTransferable, each, flow, process
+from theus import DefinitionError, Engine, NotTransferable, each, flow, parallel, process
 from theus.placement import cannot_be_inline
 from theus.protocols import CallStarted
 from theus.run import Run
@@ -418,6 +418,28 @@ def test_a_cancelled_run_waits_no_longer(store, way):
         runs[0].cancel()
         with pytest.raises(asyncio.CancelledError):
             begun.result()
+        assert ended.wait(30)
+
+
+def test_a_branch_that_waits_ends_with_the_run_if_another_fails(store):
+    ended = threading.Event()
+
+    @process
+    def wait(ctx):
+        try:
+            ctx.wait_for("never")
+        finally:
+            ended.set()
+
+    @process
+    async def fail(ctx):
+        while not shop.waits._waiting:
+            await asyncio.sleep(0)
+        raise Trouble
+
+    with Engine(store=store) as shop:
+        with pytest.raises(Trouble):
+            shop.run(parallel(wait, fail), run_id="r")
         assert ended.wait(30)
 
 

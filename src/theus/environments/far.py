@@ -216,7 +216,7 @@ class FarSide:
     def _culprit(self, outcome: Outcome) -> str:
         places: list[tuple[str, Any]] = [("the result", outcome.value)]
         places += [(f"what was written to the domain at {'.'.join(map(str, op[1]))}", op) for op in outcome.ops]
-        places += [(f"what was emitted for {topic!r}", value) for topic, value in outcome.emits]
+        places += [(f"what was emitted for {topic!r}", value) for topic, value, _ in outcome.emits]
         places += [(f"a message to {process.name!r}", arguments) for process, arguments in outcome.messages]
         places += [(f"what ctx.once kept as {key!r}", value) for key, value in (outcome.kept or {}).items()]
         return next((found for place, value in places if (found := self._bad(place, value))), "the result")

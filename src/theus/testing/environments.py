@@ -113,7 +113,7 @@ async def state_is_read_and_written(kit: Kit) -> None:
     assert outcome.value == ["ordered", "tea"]
     assert outcome.base == 7
     assert [path for path, *_ in outcome.reads] == [("stock",)]
-    assert list(outcome.emits) == [("ordered", {"item": "tea"})]
+    assert list(outcome.emits) == [("ordered", {"item": "tea"}, False)]
     assert [(message.name, arguments) for message, arguments in outcome.messages] == [("count_hits", {"n": 2})]
     assert outcome.messages[0][0] is count_hits
     assert snapshot.view() == Shop(stock={"tea": 3, "milk": 1})

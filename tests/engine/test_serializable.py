@@ -49,11 +49,21 @@ def test_histories_are_serializable(places):
     assert conflicts > 0, "a test without conflicts shows nothing"
 
 
-def test_histories_with_worker_processes_are_serializable():
+@pytest.mark.parametrize(
+    "parallel_place",
+    [
+        "worker",
+        pytest.param(
+            "interpreter",
+            marks=pytest.mark.skipif(sys.version_info < (3, 14), reason="sub-interpreters need Python 3.14"),
+        ),
+    ],
+)
+def test_histories_on_other_cores_are_serializable(parallel_place):
     with Engine(World(), observers=[Recorder()], workers=2) as engine:
         rng = random.Random(7)
         for _ in range(10):
-            places = ["worker", "worker", "loop", "thread", "message"]
+            places = [parallel_place, parallel_place, "loop", "thread", "message"]
             scripts = [(rng.choice(places), random_script(rng, rng.randrange(1, 7))) for _ in range(8)]
             with engine.transaction() as world:
                 for name, value in vars(World()).items():

@@ -134,6 +134,12 @@ def in_worker(ctx: Context[World], script: Script) -> int:
     return play(ctx.domain, script)
 
 
+@process(environment="interpreter")
+def in_interpreter(ctx: Context[World], script: Script) -> int:
+    """A script in a sub-interpreter (Python 3.14)."""
+    return play(ctx.domain, script)
+
+
 @process(environment="inline")
 def inline(ctx: Context[World], script: Script) -> int:
     """A script in the caller's thread."""
@@ -160,6 +166,7 @@ PLACES: dict[str, Process[Any, Any]] = {
     "commit": in_commit,
     "message": by_message,
     "worker": in_worker,
+    "interpreter": in_interpreter,
 }
 
 

@@ -141,12 +141,12 @@ def test_the_class_of_the_domain():
 def test_a_function_sent_by_value_whose_module_does_not_load():
     from theus.environments.interpreter import InterpreterEnvironment
 
-    by_value = Process(lambda: 1)  # this very module imports psutil
+    by_value = Process(lambda: 1)  # this very module imports psutil and numpy
 
     async def main():
         environment = InterpreterEnvironment(1)
         for _ in range(2):  # what was half made by the first call must not serve the second
-            with pytest.raises(NotTransferable, match="psutil"):
+            with pytest.raises(NotTransferable, match="does not load"):
                 await environment.run(make_call(by_value))
         await environment.stop(1.0)
 

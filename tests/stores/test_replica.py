@@ -174,7 +174,26 @@ def test_a_loop_goes_on_while_its_commits_wait() -> None:
 
     answers = asyncio.run(main())
     assert sorted(answer.version for answer in answers) == list(range(1, 10))
+    assert driver.sizes == [9]  # who is ready at once belongs to one group
     store.close()
+
+
+@pytest.mark.parametrize("ending", ["another commit", "close"])
+def test_a_loop_that_is_gone_stops_nobody(ending: str) -> None:
+    store = replica(Log(), Shop())
+    store.open()
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(store.commit(put(store, "left behind", 1), blocking=False))
+    loop.call_soon(loop.stop)
+    loop.run_forever()  # the commit is asked for, and nobody leads yet
+    task.cancel()
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.close()
+    if ending == "another commit":
+        made(store, put(store, "another", 1))
+    store.close()
+    assert plain(store.snapshot.root).stock["left behind"] == 1
+    task.get_coro().close()  # type: ignore[union-attr]
 
 
 def test_threads_and_loops_lead_in_turn() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from theus.state.access import Op, Ops, show
-from theus.state.patched import PatchedDict, PatchedList, patch_of
+from theus.state.patched import PatchedDict, PatchedList, PatchedSet, patch_of
 from theus.state.values import (
     COPIERS,
     DICT,
@@ -98,6 +98,11 @@ class Edits:
         self._fresh[id(made)] = made
         return made
 
+    @property
+    def has_patches(self) -> bool:
+        """Whether a big container was only covered, so that what was made does not last."""
+        return any(type(made) in _PATCHES for made in self._fresh.values())
+
     def finish(self, root: Any) -> Any:
         """The new root; containers that have outgrown the plain form become big ones."""
         for parent, key, container in self.grown:
@@ -150,6 +155,7 @@ def _copy_on_trial(value: Any) -> Any:
 #: operations on one part of a container, the last key of their path; the others are on the container as a whole
 ON_PART = frozenset(("set", "del", "add"))
 _BIG = frozenset((VDict, VList, VSet))
+_PATCHES = frozenset((PatchedDict, PatchedList, PatchedSet))
 
 
 def _part(container: Any, key: Any, *default: Any) -> Any:

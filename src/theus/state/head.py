@@ -79,6 +79,7 @@ class Staged:
     ops: Ops
     reads: Reads  #: its own, and what its completion read in ``snapshot``'s predecessor
     moved: list[bool]  #: for each operation, whether keys or length changed
+    lasts: bool  #: there is no patch in the snapshot
 
 
 class Head:
@@ -164,7 +165,7 @@ class Head:
                 if conflict is not None:
                     return conflict
             if commit.complete is not None:
-                kind = TrialTransaction if self._staged else Transaction
+                kind = TrialTransaction if self._staged and not self._staged[-1].lasts else Transaction
                 tx = kind(Snapshot(tip.version, tip.root), process=commit.author)
                 seen, operations = _completed(tx, operations, commit.complete)
                 reads = [*reads, *seen]
@@ -175,7 +176,8 @@ class Head:
             for operation in operations:
                 root, moves = apply_op(root, operation, edits)
                 moved.append(moves)
-            staged = Staged(Snapshot(version, edits.finish(root)), commit.author, operations, reads, moved)
+            lasts = not edits.has_patches and (not self._staged or self._staged[-1].lasts)
+            staged = Staged(Snapshot(version, edits.finish(root)), commit.author, operations, reads, moved, lasts)
             for operation, moves in zip(operations, moved, strict=True):
                 self._mark(operation, moves, version, commit.author)
             self._staged.append(staged)
@@ -184,7 +186,12 @@ class Head:
     def publish(self, at: float) -> list[Committed]:
         """Let everybody see what was staged."""
         staged, self._staged = self._staged, []
-        return [self.follow(one.author, one.ops, at) for one in staged]
+        return [
+            self._publish(one.snapshot.root, one.author, one.ops, at)
+            if one.lasts
+            else self.follow(one.author, one.ops, at)
+            for one in staged
+        ]
 
     def discard(self) -> None:
         """Forget what was staged."""
@@ -200,13 +207,19 @@ class Head:
             answer = self.commit(Commit(self.version, (), operations, author), at)
             assert type(answer) is Committed, "it was validated already"
             return answer
+        return self._publish(self.snapshot.root, author, (), at)
+
+    def _publish(self, root: Any, author: str, operations: Ops, at: float) -> Committed:
+        """Let a state that is complete, and marked in the tree of written paths, be the newest."""
         with self._lock:
             version = self.version + 1
             if not version % _ERA:
                 self._begin_era(version)
-            self.snapshot = Snapshot(version, self.snapshot.root, self, self._era)
+            self.snapshot = snapshot = Snapshot(version, root, self, self._era)
             self.version = version
-            return Committed(version, ())
+            if operations:
+                self.history.add(snapshot, author, operations, at)
+            return Committed(version, operations)
 
     def jump(self, newer: Head) -> None:
         """Become what a newer head is. Nobody can tell what was written in between, so older reads do not stand."""

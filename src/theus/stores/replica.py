@@ -225,13 +225,14 @@ class Replica:
         self._opened()
         if not (commit.ops or commit.complete or commit.records or commit.expected):
             return Committed(commit.base, ())
-        waiting = _Waiting(commit, None if blocking else asyncio.get_running_loop())
-        leads = self._enter(waiting)
         if blocking:
-            self._see_through(waiting, leads)
+            waiting = _Waiting(commit, None)
+            self._see_through(waiting, leads=self._enter(waiting, wants_to_lead=True))
         else:
-            if leads:
-                self._call_committer()
+            loop = asyncio.get_running_loop()
+            waiting = _Waiting(commit, loop)
+            if self._enter(waiting, wants_to_lead=False):
+                loop.call_soon(self._lead_if_free)  # after those who are ready now: they belong to the same group
             await _answered(waiting)
         if waiting.error is None:
             assert waiting.answer is not None
@@ -263,6 +264,9 @@ class Replica:
         with self._door:
             self._closed = True
             self._door.wait_for(lambda: not self._is_led)
+            self._is_led = bool(self._waiting)
+        if self._is_led:  # those whose loop did not come to it
+            self._lead(None)
         self._driver.close()
         self._called.release()
         for thread in (self._committer, self._follower, self._keeper):
@@ -310,17 +314,26 @@ class Replica:
 
     # --- waiting and leading ---
 
-    def _enter(self, waiting: _Waiting) -> bool:
-        """Join the queue; gives whether one has to lead."""
+    def _enter(self, waiting: _Waiting, *, wants_to_lead: bool) -> bool:
+        """Join the queue; gives whether nobody was leading. Who wants to, leads then."""
         with self._door:
             if self._closed:
                 raise _was_closed()
             self._waiting.append(waiting)
-            leads = not self._is_led
-            self._is_led = True
-            return leads
+            is_free = not self._is_led
+            if wants_to_lead:
+                self._is_led = True
+            return is_free
 
-    def _see_through(self, waiting: _Waiting, leads: bool) -> None:
+    def _lead_if_free(self) -> None:
+        """Let the committer lead, unless somebody does or there is nothing to do (any more)."""
+        with self._door:
+            if self._is_led or not self._waiting:
+                return
+            self._is_led = True
+        self._call_committer()
+
+    def _see_through(self, waiting: _Waiting, *, leads: bool) -> None:
         """Lead, or wait for the answer, which may be to lead. Ctrl-C comes after the answer: the commit may be made."""
         interrupted: KeyboardInterrupt | None = None
         while not leads:

@@ -45,6 +45,26 @@ class Person(pydantic.BaseModel):  # type: ignore[name-defined,misc]
         return cls.__name__
 
 
+class Keeper(pydantic.BaseModel):  # type: ignore[name-defined,misc]
+    n: int = 0
+    _seen: int = pydantic.PrivateAttr(default=0)
+    _notes: list[str] = pydantic.PrivateAttr(default_factory=list)
+
+    def look(self) -> int:
+        self._seen += 1
+        self.n += 1
+        return self._seen
+
+
+class StrictKeeper(Keeper):
+    model_config = pydantic.ConfigDict(validate_assignment=True)
+
+
+class FixedKeeper(pydantic.BaseModel):  # type: ignore[name-defined,misc]
+    model_config = pydantic.ConfigDict(frozen=True)
+    _seen: int = pydantic.PrivateAttr(default=0)
+
+
 class Strict(pydantic.BaseModel):  # type: ignore[name-defined,misc]
     model_config = pydantic.ConfigDict(validate_assignment=True)
     n: int = 0
@@ -151,6 +171,53 @@ def test_wrong_types_are_refused_as_the_model_does() -> None:
     session = Session(Fixed())
     session.run(lambda d: d.items.append(1))
     assert session.state.items == [1]
+
+
+@pytest.mark.parametrize("kind", [Keeper, StrictKeeper])
+def test_private_attributes_are_a_part_of_the_model(kind: Any) -> None:
+    mine = kind(n=1)
+    mine._seen = 7
+    mine._notes.append("mine")
+    session = Session({"k": mine, "list": []})
+    mine._notes.append("the owner's own")
+
+    def use(d: Any) -> None:
+        assert (d["k"]._seen, list(d["k"]._notes)) == (7, ["mine"])
+        assert d["k"].look() == 8
+        d["k"]._notes.append("a")
+        d["k"].n = 5
+        assert plain(d["k"])._notes == ["mine", "a"]
+
+    def move(d: Any) -> None:
+        other = kind(n=2)
+        other._seen = 3
+        d["list"].append(other)
+        other._seen = 4
+        d["list"].append(d["k"])
+
+    def lose(d: Any) -> None:
+        del d["k"]._seen
+        with pytest.raises(AttributeError, match="_seen"):
+            d["k"]._seen  # noqa: B018
+
+    session.run(use)
+    held = session.state["k"]
+    assert (held.n, held._seen, list(held._notes)) == (5, 8, ["mine", "a"])
+    session.run(move)
+    session.run(lose)
+    assert [one._seen for one in session.state["list"]] == [4, 8]
+    assert plain(session.state["list"])[1]._notes == ["mine", "a"]
+    with pytest.raises(AttributeError, match="_seen"):
+        session.state["k"]._seen  # noqa: B018
+    assert held._seen == 8
+    with pytest.raises(ScopeError):
+        held._seen = 1
+
+
+def test_private_attributes_of_a_frozen_model_may_change() -> None:
+    session = Session({"k": FixedKeeper()})
+    session.run(lambda d: setattr(d["k"], "_seen", 2))
+    assert session.state["k"]._seen == 2
 
 
 def test_msgspec() -> None:

@@ -20,6 +20,7 @@ from theus.state.values import (
     SETTERS,
     TUPLE,
     copy_rest,
+    drop_part,
     kind_of,
     rebuild_tuple,
 )
@@ -194,7 +195,7 @@ _KEEPERS = frozenset((VDict, VList, PatchedDict, PatchedList))
 
 def _remove(container: Any, key: Any) -> None:
     if kind_of(type(container)) == OBJECT:
-        object.__delattr__(container, key)
+        drop_part(container, key)
     elif type(container) in _KEEPERS:
         container.remove(key)
     else:

@@ -34,11 +34,13 @@ from theus.state.values import (
     TUPLE,
     Face,
     copy_rest,
+    drop_part,
     ingest,
     is_model,
     kind_of,
     parts_of,
     plain,
+    private_names,
     register,
     set_part,
     slots_of,
@@ -86,7 +88,7 @@ class ObjectNode(Node):
             if name in held:
                 set_part(new, name, ingest(held[name], (*self._path(), name), self._tx._process))
             else:
-                object.__delattr__(new, name)
+                drop_part(new, name)
         for name, number in (self._added or {}).items():
             set_part(new, name, getattr(self._base, name) + number)
         for name, kid in self._kids().items():
@@ -104,7 +106,7 @@ class ObjectNode(Node):
                 set_part(new, name, plain(part))
         for name in self._written:
             if name not in held:
-                object.__delattr__(new, name)
+                drop_part(new, name)
         for name, value in held.items():
             if name in self._written or hasattr(self._base, name):
                 set_part(new, name, plain(value))
@@ -164,7 +166,7 @@ class _Field:
             tx._extend()
         if node._dirty and name in node._written:  # it was deleted
             default = getattr(self.cls, name, MISSING)
-            if default is MISSING or name in slots_of(self.cls):
+            if default is MISSING or name in (*slots_of(self.cls), *private_names(self.cls)):
                 raise AttributeError(f"{self.cls.__name__!r} object has no attribute {name!r}")
             return default
         value = getattr(node._base, name)
@@ -363,7 +365,7 @@ def field_names(cls: type) -> list[str]:
         names = [field.name for field in dataclasses.fields(cls)]
     else:
         declared: Any = getattr(cls, "__struct_fields__", None) or getattr(cls, "model_fields", ())
-        names = list(declared)
+        names = [*declared, *private_names(cls)]
     return [name for name in names if not isinstance(inspect.getattr_static(cls, name, None), property)]
 
 

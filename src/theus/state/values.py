@@ -171,9 +171,27 @@ SETTERS: dict[type, Callable[[Any, str, Any], None]] = {}
 def setter_of(cls: Any) -> Callable[[Any, str, Any], None]:
     """The entry of ``SETTERS`` for a class."""
     setter = SETTERS.get(cls)
-    if setter is None:  # ``setattr`` is the same where the class has no code of its own, and twice as fast
-        setter = SETTERS[cls] = setattr if cls.__setattr__ is object.__setattr__ else _set_attribute
+    if setter is None:
+        if private_names(cls):
+            setter = _set_private
+        else:  # ``setattr`` is the same where the class has no code of its own, and twice as fast
+            setter = setattr if cls.__setattr__ is object.__setattr__ else _set_attribute
+        SETTERS[cls] = setter
     return setter
+
+
+def private_names(cls: Any) -> tuple[str, ...]:
+    """The private attributes of a pydantic model: declared in the class, kept in a dict beside the fields."""
+    return tuple(getattr(cls, "__private_attributes__", None) or ()) if is_model(cls) else ()
+
+
+def _set_private(value: Any, name: str, part: Any) -> None:
+    if name not in type(value).__private_attributes__:
+        object.__setattr__(value, name, part)
+        return
+    if value.__pydantic_private__ is None:
+        object.__setattr__(value, "__pydantic_private__", {})
+    value.__pydantic_private__[name] = part
 
 
 def _set_attribute(value: Any, name: str, part: Any) -> None:
@@ -188,12 +206,22 @@ def set_part(value: Any, name: str, part: Any) -> None:
     setter_of(type(value))(value, name, part)
 
 
+def drop_part(value: Any, name: str) -> None:
+    """Delete an attribute of an object at rest."""
+    private = getattr(value, "__pydantic_private__", None)
+    if private and name in private:
+        del private[name]
+    else:
+        object.__delattr__(value, name)
+
+
 def parts_of(value: Any) -> dict[str, Any]:
     """The attributes that an instance has, by name: its fields and whatever else was set on it."""
     cls: Any = type(value)
     names: tuple[str, ...] = getattr(cls, "__struct_fields__", None) or slots_of(cls)
     parts = {name: part for name in names if (part := getattr(value, name, MISSING)) is not MISSING}
     parts.update(getattr(value, "__dict__", ()))
+    parts.update(parts.pop("__pydantic_private__", None) or ())
     return parts
 
 

@@ -338,7 +338,7 @@ class Attempts:
 
     def _observe(self, call: Call, outcome: Outcome, profile: Profile) -> None:
         """With ``strict=False``: note what the call touched, and report what broke its contract instead of raising it."""
-        if outcome.error is None:
+        if outcome.error is None and call.process.nature != "state":  # what runs in the commit is noted there
             profile.touched.add(call, outcome)
         for violation in outcome.violations:
             if profile.touched.first_time(violation.path):
@@ -470,6 +470,7 @@ class Attempts:
         def complete(transaction: Transaction) -> None:
             said, broken = [*emits], [*violations]
             pending = [call] if in_commit else self._messages(call, outcome)
+            seen: list[tuple[Call, Outcome]] = []
             for message in pending:  # those that they send join the end
                 answer = execute(message, within=transaction)
                 if answer.error is not None:
@@ -478,6 +479,8 @@ class Attempts:
                     outcome.value, outcome.wall = answer.value, answer.wall
                 said += answer.emits
                 broken += answer.violations
+                if not engine.strict:
+                    seen.append((message, answer))
                 if answer.messages:
                     pending += self._messages(call, answer)
                 if len(pending) > MOST_MESSAGES:
@@ -494,6 +497,8 @@ class Attempts:
                 if blocked is not None:
                     raise _Behind({*paths, blocked})
             outcome.emits, outcome.violations = said, broken
+            for message, answer in seen:
+                engine.profile(message.process).touched.add(message, answer)
             records[:] = self._records(call, outcome)  # what a state process returned and emitted is known only now
 
         return complete

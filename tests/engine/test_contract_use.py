@@ -203,3 +203,35 @@ def test_exclusive_calls_queue_before_they_start():
         engine.run(each(alone), ["tea", "coffee"] * 10)
         assert (engine.state.stock["tea"], engine.state.stock["coffee"]) == (13, 15)
     assert max(most) == 1
+
+
+def test_contracts_are_proposed_for_what_runs_in_the_commit():
+    @process(nature="state")
+    def sell(ctx, sku):
+        ctx.domain["stock"][sku] -= 1
+
+    @process(nature="state")
+    def note(ctx, text):
+        ctx.domain["log"].append(text)
+        if text == "first":
+            ctx.send(note, text="second")
+
+    @process
+    def order(ctx):
+        ctx.send(sell, sku="tea")
+        ctx.send(note, text="first")
+
+    @process(nature="state")
+    def fail(ctx):
+        ctx.domain["log"].append("never")
+        raise ValueError("no")
+
+    engine = Engine({"stock": {"tea": 9}, "log": []}, strict=False)
+    engine.run(sell, sku="tea")
+    engine.run(order)
+    with pytest.raises(ValueError, match="no"):
+        engine.run(fail)
+    assert engine.contracts().splitlines() == [
+        "@process(reads=['stock.{sku}'], writes=['stock.{sku}'])  # sell, 2 calls seen",
+        "@process(writes=['log'])  # note, 2 calls seen",
+    ]

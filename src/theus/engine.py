@@ -90,7 +90,8 @@ class Engine(Generic[D]):
         max_pending: runs in hand at most; one more raises ``Overloaded``. None: no bound.
         max_tasks_per_worker: a worker is replaced after so many calls; between two calls, so nothing is lost. None: never.
         max_worker_rss: bytes; a worker process that has more in memory after a call is replaced (Linux). None: never.
-        debug: run everything inline, in order, in the caller's thread, so that ``breakpoint()`` works.
+        debug: run everything inline, in order, in the caller's thread, so that ``breakpoint()`` works, and check that
+            nobody changes arguments, pipe values or opaque values of the domain in place.
         observers: called with every event (see ``theus.protocols``).
         clock: where time comes from; tests give their own.
     """
@@ -154,6 +155,11 @@ class Engine(Generic[D]):
             "loop": LoopEnvironment(self.clock),
             "thread": self.threads,
         }
+        if debug:
+            from theus.environments.checked import CheckedEnvironment
+
+            for name in ("inline", "loop"):
+                self.environments[name] = CheckedEnvironment(self.environments[name])
         self._brief = BriefEnvironment()
         self._lock = threading.Lock()
         self._token = secrets.token_hex(4)

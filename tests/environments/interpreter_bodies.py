@@ -1,5 +1,6 @@
 """What the tests run in sub-interpreters: a module that loads there."""
 
+import asyncio
 import os
 import threading
 import time
@@ -39,6 +40,28 @@ async def spin_async(started):
     open(started, "w").close()
     while True:
         pass
+
+
+async def swallow_async(started):
+    open(started, "w").close()
+    while True:
+        try:
+            await asyncio.sleep(0)
+        except BaseException:
+            continue
+
+
+class NeverCloses:
+    def close(self):
+        while True:
+            try:
+                time.sleep(0)
+            except BaseException:
+                continue
+
+
+def use(ctx, name):
+    return type(ctx.resource(name)).__name__
 
 
 def block(started):

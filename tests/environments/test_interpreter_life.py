@@ -65,17 +65,30 @@ def test_a_memory_error_is_a_memory_error():
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("function", [bodies.spin, bodies.spin_in_generators, bodies.swallow, bodies.spin_async])
+@pytest.mark.parametrize(
+    "function", [bodies.spin, bodies.spin_in_generators, bodies.swallow, bodies.spin_async, bodies.swallow_async]
+)
 def test_python_code_that_does_not_end_is_ended(function, tmp_path, caplog):
     async def main():
         async with interpreters_of(1) as environment:
             started = tmp_path / "started"
+            assert await call(environment, bodies.echo, 1) == 1
             task = asyncio.ensure_future(call(environment, function, str(started)))
             await until(started.exists)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             assert task.cancelled()
             assert await call(environment, bodies.echo, 7) == 7  # in a fresh one
+
+    asyncio.run(main())
+    assert not caplog.records
+
+
+def test_a_resource_that_does_not_close_is_given_no_more_time_than_there_is(caplog):
+    async def main():
+        async with interpreters_of(1, resources={"it": bodies.NeverCloses}) as environment:
+            assert await call(environment, bodies.use, "it") == "NeverCloses"
+            await environment.stop(0.1)
 
     asyncio.run(main())
     assert not caplog.records

@@ -20,13 +20,13 @@ import dis
 import functools
 import inspect
 import os
+import selectors
 import socket
 import sys
 import threading
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +39,12 @@ from theus.environments.parcel import FAULTS
 if TYPE_CHECKING:
     from theus.processes import Process
 
-#: Where nothing is raised: what leads the call to its end must get there.
-_NOT_HERE = (os.path.dirname(__file__) + os.sep, os.path.join(os.path.dirname(os.__file__), "asyncio") + os.sep)  # noqa: PTH118, PTH120
+#: Where nothing is raised: what leads the call to its end must get there, and a loop must be left in good order.
+_NOT_HERE = (
+    os.path.dirname(__file__) + os.sep,  # noqa: PTH120
+    os.path.dirname(os.__file__) + os.sep + "asyncio" + os.sep,  # noqa: PTH120
+    selectors.__file__,
+)
 
 
 def main(wire_fd: int, control_fd: int) -> None:
@@ -115,20 +119,27 @@ class InterpreterControl(Control):
         self._thread = threading.Thread(target=self._listen, name="theus-control")
         self._raised = False
         self._given_up = False
+        self._closing = False
         self._leaving = False
 
     def start(self) -> None:
         """Begin to listen."""
         self._thread.start()
 
-    @contextmanager
-    def leaving(self) -> Iterator[None]:
-        """The last things."""
-        yield
-        self.stop_listening()
+    def leaving(self) -> InterpreterControl:
+        """The last things: closing resources and the loop. They, too, are ended if the near side gives up waiting."""
+        return self
+
+    def __enter__(self) -> None:  # no generator: its frames are contextlib's, where something might be raised
+        self._closing = True
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        self._closing = False
+        return kind is Stopped
 
     def stop_listening(self) -> None:
-        """Have the control thread end, and wait for it."""
+        """Have the control thread end, and wait for it. Nothing is raised from here on: the interpreter ends itself."""
+        self.in_body = self._closing = False
         self._leaving = True
         self._sock.shutdown(socket.SHUT_RD)
         if self._thread.is_alive():
@@ -137,9 +148,13 @@ class InterpreterControl(Control):
     # --- the thread of the bodies ---
 
     def _on_event(self, code: CodeType, *_: Any) -> None:
-        if threading.get_ident() != self._body_thread or not self.in_body or code.co_filename.startswith(_NOT_HERE):
+        if threading.get_ident() != self._body_thread or code.co_filename.startswith(_NOT_HERE):
             return
-        if self._given_up or (not self._raised and self._stop == self.running):
+        if self._given_up:
+            due = self.in_body or self._closing
+        else:
+            due = self.in_body and not self._raised and self._stop == self.running
+        if due:
             self._raised = True
             raise Stopped
 

@@ -20,7 +20,6 @@ import dis
 import functools
 import inspect
 import os
-import selectors
 import socket
 import sys
 import threading
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 _NOT_HERE = (
     os.path.dirname(__file__) + os.sep,  # noqa: PTH120
     os.path.dirname(os.__file__) + os.sep + "asyncio" + os.sep,  # noqa: PTH120
-    selectors.__file__,
 )
 
 

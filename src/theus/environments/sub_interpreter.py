@@ -26,7 +26,7 @@ from time import monotonic
 from theus.environments.parcel import FAULTS
 
 GIVE_UP = 1.0  #: seconds that a body has to meet its end, once it is ended by force
-AT_EXIT = 1.0  #: seconds that the program's end waits for what was given up
+AT_EXIT = 5.0  #: seconds that the program's end waits for what does not end
 log = logging.getLogger("theus.environments")
 
 
@@ -110,9 +110,11 @@ class SubInterpreter:
                 return
             self._is_over = self.is_lost = True
         log.warning(
-            "sub-interpreter %d does not end: its body is inside a call of C that does not return. It is left to itself, and "
-            "another takes its place. What must be stoppable belongs in a worker process: environment='worker'.",
+            "sub-interpreter %d does not end: %g s after it was told to, a call of C in it has not returned (or the machine "
+            "is very busy). It is left to itself, and another takes its place. What must be stoppable belongs in a worker "
+            "process: environment='worker'.",
             self.number,
+            GIVE_UP,
         )
         os.close(self._exit_end)
 
@@ -131,7 +133,8 @@ def _wait_for_hosts() -> None:
     finally:
         if any(host.is_alive() for host in hosts):
             log.critical(
-                "a sub-interpreter is inside a call of C that does not return: the program is ended with exit code 1"
+                "a sub-interpreter does not end (a call of C in it does not return), and Python would crash with it: the "
+                "program is ended with exit code 1"
             )
             with contextlib.suppress(OSError, ValueError):
                 sys.stdout.flush()

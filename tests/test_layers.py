@@ -25,6 +25,7 @@ LAYERS: list[set[str]] = [
         "portal",
         "outbox",
         "records",
+        "replay",
         "run",
         "topics",
         "transaction_block",

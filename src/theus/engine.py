@@ -133,9 +133,9 @@ class Engine(Generic[D]):
         if isinstance(store, (str, os.PathLike)):
             store = self._own = open_store(store, domain)
         self.store: Store | None = store if store is not None else None if domain is None else MemoryStore(domain)
-        self._domain_type: type | None = None if domain is None else domain.__class__
+        self.domain_type: type | None = None if domain is None else domain.__class__
         self._is_ready = store is None  #: else the store is opened at the first use
-        self._keeps_runs = store is not None  #: else nothing outlives the engine, and a run_id is only a name
+        self.keeps_runs = store is not None  #: else nothing outlives the engine, and a run_id is only a name
         self.threads = ThreadEnvironment(self.clock)
         self.meters = (Meter(), Meter(Ticker()))
         self.tickets = Tickets()
@@ -352,7 +352,7 @@ class Engine(Generic[D]):
             )
         run: Run[Any] = Run(step, self._token, next(self._numbers), run_id)
         run.blocking = blocking and plan.inline
-        if run_id is not None and self._keeps_runs:
+        if run_id is not None and self.keeps_runs:
             self._check_durable(run)
             run.durable = True
         if progress:
@@ -405,10 +405,10 @@ class Engine(Generic[D]):
                 f"process {process.name!r} asks for environment={name!r}, which this version does not have; "
                 "environment='worker' is another core."
             )
-        if self._domain_type is None and self.store is not None:
-            self._domain_type = type(self.store.snapshot.root)
-        if self._domain_type is not None:
-            process.contract.check_against(self._domain_type)
+        if self.domain_type is None and self.store is not None:
+            self.domain_type = type(self.store.snapshot.root)
+        if self.domain_type is not None:
+            process.contract.check_against(self.domain_type)
 
     def _is_inline(self, step: Step[Any, Any]) -> bool:
         """Whether a blocking run can be driven in its caller's thread: one ``def`` after the other, nothing beside."""
@@ -573,7 +573,7 @@ class Engine(Generic[D]):
         are handled on the engine's own loop (a ``def`` in a thread), and again until the handler returns.
         """
         self.topics.on(topic, handler)
-        if self._keeps_runs:
+        if self.keeps_runs:
             self.outbox.look(topic)
 
     def signal(self, run_id: str, name: str, value: Any = None) -> None:
@@ -589,7 +589,7 @@ class Engine(Generic[D]):
         run = next((run for run in list(self._active) if run.id == run_id and not run.durable), None)
         if run is not None:
             self.waits.send(run, name, detach(value))
-        elif self._keeps_runs:
+        elif self.keeps_runs:
             from theus.journal import record_signal
 
             record_signal(self, run_id, name, detach(value))

@@ -32,7 +32,7 @@ from theus.processes import Process, Step
 from theus.protocols import Call, Commit, Committed, Conflict, Outcome, Record, Refused, Store
 from theus.records import pack, unpack
 from theus.schedule import NOTHING, Position, walk
-from theus.workflow import first_step
+from theus.workflow import as_step, first_step
 from theus.workflow.outline import changes, difference, outline
 
 if TYPE_CHECKING:
@@ -115,6 +115,14 @@ class Journal:
         self._known: frozenset[str] | None = None  #: the keys of what was recorded, and of all above it
         self._noted: dict[str, Record] = {}  #: goes with the next commit
         self._kept: dict[str, dict[str, Any]] = {}  #: what ctx.once kept in each call that is not done, as recorded
+
+    @classmethod
+    async def read(cls, engine: Engine[Any], run: Run[Any], entry: Entry) -> Journal:
+        """The journal as it stands, for somebody who adds nothing."""
+        journal = cls(engine, run)
+        journal._entry, journal._finished = entry, True
+        await journal._load()
+        return journal
 
     # --- begin and end
 
@@ -256,6 +264,11 @@ class Journal:
             return NOTHING
         return self._codec.decode(unpack(data)[1][0], process.hint("return"))
 
+    def base_of(self, key: str) -> int | None:
+        """The version that a call ended on; None: it is not recorded."""
+        data = self._found.get(key)
+        return None if data is None else int(unpack(data)[0]["base"])
+
     def answer_of(self, position: Position) -> bool | None:
         """What a predicate said; None: it was not asked."""
         data = self._found.get(f"{position}/?")
@@ -391,14 +404,30 @@ class Journal:
             )
 
 
+def entry_of(store: Store, run_id: str) -> Entry | None:
+    """What is kept of a run as a whole."""
+    return next((Entry.read(record) for record in store.records("run", run_id) if record.key == run_id), None)
+
+
+def arguments_of(engine: Engine[Any], run_id: str, target: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a run was begun with."""
+    assert engine.store is not None, "only an engine with a store keeps runs"
+    entry = entry_of(engine.store, run_id)
+    if entry is None:
+        raise DefinitionError(f"there is no run {run_id!r}; `theus runs` lists those that are recorded.")
+    parts = zip(entry.names, entry.arguments, _hints(as_step(target), entry.names), strict=True)
+    values = [(name, engine.codec.decode(part, hint)) for name, part, hint in parts]
+    return tuple(value for name, value in values if name is None), {name: v for name, v in values if name is not None}
+
+
 def record_signal(engine: Engine[Any], run_id: str, name: str, value: Any) -> None:
     """Put a signal behind those that were sent to the run and not taken yet."""
     store = engine.store
     assert store is not None, "only an engine with a store keeps runs"
-    known = next((record for record in store.records("run", run_id) if record.key == run_id), None)
-    if known is None:
+    entry = entry_of(store, run_id)
+    if entry is None:
         raise DefinitionError(f"there is no run {run_id!r} to signal; `theus runs` lists those that are recorded.")
-    if Entry.read(known).status == "done":
+    if entry.status == "done":
         raise DefinitionError(f"run {run_id!r} is done: nobody waits for {name!r} there any more.")
     data = engine.codec.encode(value, where=f"the signal {name!r}")
     answer: Any = None

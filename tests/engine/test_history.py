@@ -198,3 +198,22 @@ def test_big_containers_are_restored_too():
             engine.restore(version)
             assert engine.state == states[version]
             assert engine.diff(version, engine.store.snapshot.version) == []
+
+
+def test_an_old_state_is_whole_or_not_kept_when_commits_are_heavy():
+    """What is let go because it is too heavy was a part of every later state."""
+    with Engine({"big": "", "keys": {}}) as engine:
+        for number in range(1, 40):
+            with engine.transaction() as domain:
+                domain["big"] = "x" * (1_500_000 if number % 3 else 10)
+                domain["keys"][number] = number
+        kept = 0
+        for version in range(40):
+            try:
+                state = engine.store.history.snapshot_at(version, engine.store.snapshot).view()
+            except DefinitionError:
+                continue
+            kept += 1
+            assert list(state["keys"]) == list(range(1, version + 1))
+        assert kept >= 3
+        assert len(engine.store.history._marks) < 10

@@ -1,4 +1,5 @@
-"""The command line: ``theus demo``, ``theus run``, ``theus graph``, ``theus explain``.
+"""The command line: ``theus demo``, ``run``, ``graph``, ``explain``; for durable runs ``runs``, ``show``, ``signal``,
+``resume``, ``replay`` and ``state``.
 
 Nothing is imported before it is needed: ``theus --version`` answers at once. Results go to stdout; progress,
 summaries and errors to stderr. Exit codes: 0 done, 1 the run failed, 2 the command or a definition is wrong,
@@ -8,12 +9,13 @@ summaries and errors to stderr. Exit codes: 0 done, 1 the run failed, 2 the comm
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from theus.cli.codes import ENDED, INTERRUPTED, OK, WRONG
 
@@ -84,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--arg", action="append", default=[], metavar="NAME=VALUE", help="an argument of the first process, by name"
     )
+    run.add_argument("--run-id", metavar="RUN", help="the run's name; with a store it is durable: it goes on if begun")
     run.add_argument("--engine", metavar="NAME", help="the Engine to use, if the module has several")
     run.add_argument("--json", action="store_true", help="print the result as JSON")
     run.add_argument("--no-progress", action="store_true", help="no progress bars")
@@ -101,7 +104,93 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("target", **target)  # type: ignore[arg-type]
     explain.add_argument("--engine", metavar="NAME", help="the Engine to ask, if the module has several")
     explain.set_defaults(command=_explain)
+    _add_runs(commands, target)
     return parser
+
+
+def _add_runs(commands: Any, target: dict[str, str]) -> None:
+    """The commands for durable runs and the state they work on."""
+    where: dict[str, Any] = {"metavar": "STORE", "help": "a path or URL, as in Engine(store=...)"}
+    engine = {"metavar": "NAME", "help": "the Engine to use, if the module has several"}
+    types = {
+        "metavar": "TARGET",
+        "help": "module:engine or module:Class of the domain: what gives the state its types; without it, it is shown as "
+        "plain values, as far as that goes",
+    }
+
+    runs = commands.add_parser("runs", help="list the durable runs of a store")
+    runs.add_argument("store", **where)
+    runs.set_defaults(command=_command("runs", "runs"))
+
+    show = commands.add_parser("show", help="show what is recorded of a durable run")
+    show.add_argument("run", metavar="RUN")
+    show.add_argument("--store", required=True, **where)
+    show.set_defaults(command=_command("runs", "show"))
+
+    signal = commands.add_parser("signal", help="send a signal to a durable run: what ctx.wait_for(NAME) takes")
+    signal.add_argument("run", metavar="RUN")
+    signal.add_argument("name", metavar="NAME")
+    signal.add_argument("value", nargs="?", metavar="VALUE", help="JSON if it is, else text; without it, null")
+    signal.add_argument("--store", required=True, **where)
+    signal.set_defaults(command=_command("runs", "send"))
+
+    resume = commands.add_parser("resume", help="go on with a durable run, with the arguments it was begun with")
+    resume.add_argument("run", metavar="RUN")
+    resume.add_argument("target", **target)
+    resume.add_argument("--engine", **engine)
+    resume.add_argument("--json", action="store_true", help="print the result as JSON")
+    resume.add_argument("--no-progress", action="store_true", help="no progress bars")
+    resume.add_argument("-q", "--quiet", action="store_true", help="no progress bars and no table")
+    resume.add_argument("--traceback", action="store_true", help="show the frames of Theus, too, if it fails")
+    resume.set_defaults(command=_command("run", "resume"))
+
+    replay = commands.add_parser(
+        "replay",
+        help="run one call of a durable run again, on the snapshot that it had",
+        description="Run one call again with what it got then: the state of that version, its value, what ctx.once kept. "
+        "Nothing is committed. A call that failed is not recorded: it runs on the newest state. A breakpoint() in it works.",
+    )
+    replay.add_argument("run", metavar="RUN")
+    replay.add_argument("step", metavar="STEP", help="its key, as theus show says it")
+    replay.add_argument("target", **target)
+    replay.add_argument("--engine", **engine)
+    replay.add_argument("--pdb", action="store_true", help="open the debugger where it raises")
+    replay.set_defaults(command=_command("replay", "replay"))
+
+    state = commands.add_parser("state", help="show, compare and restore the state in a store")
+    verbs = state.add_subparsers(metavar="VERB", required=True)
+    shown = verbs.add_parser("show", help="show the state")
+    shown.add_argument("store", **where)
+    shown.add_argument("--version", type=int, metavar="N", help="as it was then; without it, the newest")
+    shown.add_argument("--types", **types)
+    shown.add_argument("--json", action="store_true", help="print it as JSON")
+    shown.set_defaults(command=_command("state", "show"))
+    diff = verbs.add_parser("diff", help="what changed from one version to another")
+    diff.add_argument("store", **where)
+    diff.add_argument("old", type=int, metavar="OLD")
+    diff.add_argument("new", type=int, metavar="NEW")
+    diff.add_argument("--types", **types)
+    diff.set_defaults(command=_command("state", "diff"))
+    restore = verbs.add_parser("restore", help="make the state what it was at a version, in a new commit")
+    restore.add_argument("store", **where)
+    restore.add_argument("version", type=int, metavar="VERSION")
+    restore.add_argument("--types", required=True, **types)
+    restore.set_defaults(command=_command("state", "restore"))
+
+
+def _command(module: str, name: str) -> Callable[[argparse.Namespace], int]:
+    """A command of another module, which is imported when the command is carried out."""
+
+    def command(options: argparse.Namespace) -> int:
+        from theus.cli.missing import needing
+
+        def carry_out() -> int:
+            found: int = getattr(importlib.import_module(f"theus.cli.{module}"), name)(options)
+            return found
+
+        return needing("cli", ("rich",), carry_out)
+
+    return command
 
 
 def _part(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
@@ -13,7 +14,8 @@ from theus.cli.codes import FAILED, OK, WRONG
 from theus.cli.failure import show_failure
 from theus.cli.output import show_json, show_result
 from theus.cli.tables import PlacesTable
-from theus.cli.target import Target, UsageError, find
+from theus.cli.target import Target, UsageError, find, store_of
+from theus.journal import arguments_of
 
 
 def run(options: argparse.Namespace) -> int:
@@ -28,9 +30,39 @@ def run(options: argparse.Namespace) -> int:
     except Exception as error:  # the user's module failed while it was imported
         show_failure(console, error, whole=options.traceback)
         return WRONG
+    return _carry_out(console, target, engine, args, kwargs, options, options.run_id)
+
+
+def resume(options: argparse.Namespace) -> int:
+    """Go on with a durable run; gives the exit code."""
+    console = Console(stderr=True, highlight=False)
+    try:
+        target = find(options.target)
+        engine = target.engine(options.engine)
+        store_of(engine)
+        args, kwargs = arguments_of(engine, options.run, target.value)
+    except DefinitionError as error:
+        return wrong(console, error)
+    except Exception as error:
+        show_failure(console, error, whole=options.traceback)
+        return WRONG
+    options.value, options.arg = "", []  # they are recorded
+    return _carry_out(console, target, engine, args, kwargs, options, options.run)
+
+
+def _carry_out(
+    console: Console,
+    target: Target,
+    engine: Engine[Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    options: argparse.Namespace,
+    run_id: str | None,
+) -> int:
+    progress = not (options.no_progress or options.quiet)
     with engine:
         try:
-            result = engine.run(target.value, *args, progress=not (options.no_progress or options.quiet), **kwargs)
+            result = engine.run(target.value, *args, run_id=run_id, progress=progress, **kwargs)
         except Exception as error:
             if isinstance(error, DefinitionError) and not hasattr(error, "__notes__"):  # nothing has run
                 wrong(console, error)

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from theus import DefinitionError, Engine, Process, Step, Workflow
+from theus.protocols import Store
 
 
 class UsageError(DefinitionError):
@@ -45,6 +46,13 @@ class Target:
         raise UsageError(f"{self.module.__name__} has several engines: {', '.join(engines)}. Choose: --engine NAME")
 
 
+def store_of(engine: Engine[Any]) -> Store:
+    """The store in which an engine keeps its runs."""
+    if engine.store is None or not engine.keeps_runs:
+        raise UsageError('the module\'s engine has no store, so it keeps no runs: Engine(Shop(), store="shop.db").')
+    return engine.store
+
+
 def find(text: str) -> Target:
     """Import the module, and get the workflow, process or function out of it.
 
@@ -52,22 +60,45 @@ def find(text: str) -> Target:
         UsageError: there is no such file, module or name; says what was probably meant.
     """
     place, name = _split(text)
-    is_file = place.endswith(".py") or os.sep in place or "/" in place
-    module = _load_file(place) if is_file else _load_module(place)
+    module = _load(place)
     if not name:
         name = _only_one(module, text)
-    value: Any = module
-    for part in name.split("."):
-        try:
-            value = getattr(value, part)
-        except AttributeError:
-            raise UsageError(f"{place} has no {name!r}.{_hint(name, _runnable(module))}") from None
+    value = _named(module, place, name)
     if not (isinstance(value, (Step, list, tuple)) or callable(value)) or isinstance(value, type):
         raise UsageError(
             f"{place}:{name} is {type(value).__name__}, which cannot run: give a workflow, a process or a function."
             f"{_hint(name, _runnable(module))}"
         )
     return Target(f"{place}:{name}", module, value)
+
+
+def find_types(text: str) -> type:
+    """The class of the domain: named itself, or that of an Engine.
+
+    Raises:
+        UsageError: there is no such thing.
+    """
+    place, name = _split(text)
+    value = _named(_load(place), place, name or "engine")
+    found = value.domain_type if isinstance(value, Engine) else value
+    if not isinstance(found, type):
+        raise UsageError(f"{text} is {type(value).__name__}: give an Engine that has a domain, or the domain's class.")
+    return found
+
+
+def _load(place: str) -> ModuleType:
+    is_file = place.endswith(".py") or os.sep in place or "/" in place
+    return _load_file(place) if is_file else _load_module(place)
+
+
+def _named(module: ModuleType, place: str, name: str) -> Any:
+    value: Any = module
+    for part in name.split("."):
+        try:
+            value = getattr(value, part)
+        except AttributeError:
+            raise UsageError(f"{place} has no {name!r}.{_hint(name, _runnable(module))}") from None
+    return value
 
 
 def _split(text: str) -> tuple[str, str]:

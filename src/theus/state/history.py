@@ -96,7 +96,8 @@ class History:
     def __init__(self, first: Snapshot) -> None:
         self._entries: deque[Entry] = deque()
         self._weight = 0
-        self._marks: deque[Snapshot] = deque([first])  #: the first of them is not newer than the oldest entry needs
+        self._dropped = first.version  #: the newest version whose entry was let go
+        self._marks: deque[Snapshot] = deque([first])  #: where an old state can be made from: not older than that
 
     def add(self, snapshot: Snapshot, author: str, ops: Ops, at: float | None) -> None:
         """Keep a commit, and let go of what is too old or too heavy. ``at``: when it was made; None: now."""
@@ -109,24 +110,20 @@ class History:
         entries = self._entries
         entries.append((version, author, ops, _now() if at is None else at, weight))
         self._weight = total = self._weight + weight
-        if not version % MARK_EVERY:
+        if not version % MARK_EVERY or total > MOST_WEIGHT:
             self._marks.append(snapshot)
-            self._forget(snapshot)
-        elif total > MOST_WEIGHT:
-            self._forget(snapshot)
+            self._forget()
 
-    def _forget(self, newest: Snapshot) -> None:
+    def _forget(self) -> None:
         entries, marks, weight = self._entries, self._marks, self._weight
         extra = len(entries) - MOST_ENTRIES
         while extra > 0 or (weight > MOST_WEIGHT and entries):
-            weight -= entries.popleft()[4]
+            self._dropped, *_, light = entries.popleft()
+            weight -= light
             extra -= 1
         self._weight = weight
-        oldest = entries[0][0] - 1 if entries else newest.version
-        while len(marks) > 1 and marks[1].version <= oldest:
+        while marks[0].version < self._dropped:  # the newest state is among them, and no entry is newer
             marks.popleft()
-        if marks[0].version < oldest and not entries:
-            marks[0] = newest
 
     def last(self, count: int) -> list[Change]:
         """The newest ``count`` commits, oldest of them first."""
@@ -140,10 +137,10 @@ class History:
             DefinitionError: it is not kept (any more), or does not exist yet.
         """
         entries, marks = list(self._entries), list(self._marks)
-        oldest = entries[-MOST_ENTRIES:][0][0] - 1 if entries else newest.version
-        if not max(oldest, marks[0].version) <= version <= newest.version:
+        oldest = marks[0].version if len(entries) <= MOST_ENTRIES else entries[-MOST_ENTRIES][0] - 1
+        if not oldest <= version <= newest.version:
             raise DefinitionError(
-                f"version {version} is not kept: the history goes from {max(oldest, marks[0].version)} to {newest.version} "
+                f"version {version} is not kept: the history goes from {oldest} to {newest.version} "
                 f"(at most {MOST_ENTRIES} commits and {MOST_WEIGHT // 2**20} MiB of what they wrote)."
             )
         mark = max((mark for mark in (*marks, newest) if mark.version <= version), key=lambda mark: mark.version)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -11,6 +12,7 @@ from theus.errors import DefinitionError
 
 if TYPE_CHECKING:
     from theus.protocols import Store
+    from theus.stores.replica import Driver
 
 _SERVERS = {"redis": "redis", "rediss": "redis", "postgresql": "postgres", "postgres": "postgres"}
 
@@ -30,10 +32,21 @@ def open_store(url: str | os.PathLike[str], domain: Any) -> Store:
         raise DefinitionError(
             f"Engine(store={url!r}) needs to know the type of the state: write Engine(Shop(), store={url!r})."
         )
+    return Replica(driver_of(url), Codec(domain.__class__), domain)
+
+
+def driver_of(url: str | os.PathLike[str]) -> Callable[[], Driver]:
+    """What makes the driver of the store that a path or URL names. Opens nothing yet.
+
+    Raises:
+        DefinitionError: the URL says nothing that is known, or what it needs is not installed.
+    """
     text = os.fspath(url)
     scheme, separator, _ = text.partition(":")
-    make = _server(scheme, text) if separator and scheme in _SERVERS else _file(text, is_path=not isinstance(url, str))
-    return Replica(make, Codec(domain.__class__), domain)
+    made: Callable[[], Driver] = (
+        _server(scheme, text) if separator and scheme in _SERVERS else _file(text, is_path=not isinstance(url, str))
+    )
+    return made
 
 
 def _server(scheme: str, url: str) -> Any:

@@ -1,0 +1,173 @@
+"""``theus runs``, ``theus show``, ``theus signal``: the durable runs of a store, without the code that they run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from theus import DefinitionError, Engine
+from theus.cli.codes import OK
+from theus.cli.run import wrong
+from theus.cli.stores import open_blind
+from theus.journal import Entry, entry_of
+from theus.protocols import Record, Store
+from theus.records import unpack
+
+COLOURS = {"done": "green", "failed": "red", "running": "yellow"}
+MOST = 60  #: characters of a value that a table shows
+
+
+def runs(options: argparse.Namespace) -> int:
+    """List the runs; gives the exit code."""
+    return _with(options.store, _list)
+
+
+def show(options: argparse.Namespace) -> int:
+    """Show what is recorded of a run; gives the exit code."""
+    return _with(options.store, lambda store: _show(store, options.run))
+
+
+def send(options: argparse.Namespace) -> int:
+    """Send a signal; gives the exit code."""
+
+    def signal(store: Store) -> None:
+        with Engine[Any](store=store) as engine:
+            engine.signal(options.run, options.name, _value(options.value))
+
+    return _with(options.store, signal)
+
+
+def _with(url: str, work: Callable[[Store], None]) -> int:
+    try:
+        store = open_blind(url)
+        try:
+            work(store)
+        finally:
+            store.close()
+    except DefinitionError as error:
+        return wrong(Console(stderr=True, highlight=False), error)
+    return OK
+
+
+def _value(text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _list(store: Store) -> None:
+    table = _table("run", "workflow", "status", "steps", "began", "ended")
+    entries = sorted(map(Entry.read, store.records("run")), key=lambda entry: entry.started)
+    for entry in entries:
+        steps = sum("process" in unpack(record.value or b"")[0] for record in store.records("step", f"{entry.run_id}/"))
+        table.add_row(
+            entry.run_id,
+            entry.target,
+            _status(store, entry),
+            f"{steps:,}",
+            _moment(entry.started),
+            _moment(entry.ended),
+        )
+    if entries:
+        _print(table)
+    else:
+        print("no durable run is recorded here")
+
+
+def _show(store: Store, run_id: str) -> None:
+    entry = entry_of(store, run_id)
+    if entry is None:
+        raise DefinitionError(f"there is no run {run_id!r}.")
+    head = Table.grid(padding=(0, 2, 0, 0))
+    given = ", ".join(
+        _short(part) if name is None else f"{name}={_short(part)}"
+        for name, part in zip(entry.names, entry.arguments, strict=True)
+    )
+    rows: dict[str, Text | str | None] = {
+        "run": run_id,
+        "workflow": entry.target,
+        "begun with": f"({given})",
+        "status": _status(store, entry),
+        "began": _moment(entry.started),
+        "ended": _moment(entry.ended),
+        "error": entry.error,
+    }
+    for name, value in rows.items():
+        if value:
+            head.add_row(Text(name, "bold"), value if isinstance(value, Text) else Text(value))
+    _print(head)
+    for kind, title in (
+        ("step", "recorded"),
+        ("once", "kept"),
+        ("signal", "signals not taken"),
+        ("outbox", "not delivered"),
+    ):
+        records = store.records(kind, f"{run_id}/")
+        if records:
+            print()
+            _print(_records(kind, title, records, len(run_id) + 1))
+
+
+def _records(kind: str, title: str, records: list[Record], start: int) -> Table:
+    if kind == "step":
+        table = _table(title, "version", "attempt", "at", "gave")
+        found = [(record, *unpack(record.value or b"")) for record in records]
+        for record, fields, parts in sorted(found, key=lambda one: one[1].get("at", 0.0)):
+            if "process" in fields:
+                when = _moment(fields["at"])
+                table.add_row(record.key[start:], str(fields["base"]), str(fields["attempt"]), when, _short(parts[0]))
+        for record, fields, _ in found:
+            if "process" not in fields:
+                table.add_row(Text(record.key[start:], "dim"), "", "", "", str(next(iter(fields.values()))))
+        return table
+    table = _table(title, "value")
+    for record in records:
+        value = record.value or b""
+        table.add_row(record.key[start:], _short(value if kind == "signal" else unpack(value)[1][0]))
+    return table
+
+
+def _status(store: Store, entry: Entry) -> Text:
+    text = Text(entry.status, COLOURS[entry.status])
+    if entry.status != "done":
+        for record in store.records("once", f"{entry.run_id}/"):
+            fields, (value,) = unpack(record.value or b"")
+            if fields["key"].startswith("wait_for(") and b'"until"' in value:
+                text.append(f", waits: {fields['key'].rpartition(' ')[0]}", "dim")
+    return text
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    for column in columns:
+        right = column in ("steps", "version", "attempt")
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    return table
+
+
+def _print(table: Table) -> None:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200  # a log or a pipe has no width: nothing is cut
+    console.print(table)
+
+
+def _short(data: bytes) -> str:
+    """A value as it is written, without its types."""
+    text = f"{len(data):,} bytes" if data[:1] == b"\0" else data.decode(errors="replace")
+    return text if len(text) <= MOST else text[: MOST - 1] + "…"
+
+
+def _moment(seconds: float | None) -> str:
+    return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

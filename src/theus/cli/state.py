@@ -1,0 +1,62 @@
+"""``theus state show|diff|restore``: the state in a store, as it is and as it was."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+
+from theus import DefinitionError, Engine, StoreError, plain
+from theus.cli.codes import FAILED, OK
+from theus.cli.output import show_json, show_result
+from theus.cli.run import wrong
+from theus.cli.stores import open_engine
+
+
+def show(options: argparse.Namespace) -> int:
+    """Show the state; gives the exit code."""
+
+    def work(engine: Engine[Any]) -> None:
+        store = engine.store
+        assert store is not None
+        newest = store.snapshot
+        snapshot = newest if options.version is None else store.history.snapshot_at(options.version, newest)
+        value = plain(snapshot.view())
+        show_json(value) if options.json else show_result(value)
+
+    return _with(options, work)
+
+
+def diff(options: argparse.Namespace) -> int:
+    """What changed between two versions; gives the exit code."""
+
+    def work(engine: Engine[Any]) -> None:
+        for difference in engine.diff(options.old, options.new):
+            print(difference)
+
+    return _with(options, work)
+
+
+def restore(options: argparse.Namespace) -> int:
+    """Make the state what it was; gives the exit code."""
+    return _with(options, lambda engine: print(f"version {engine.restore(options.version)}"))
+
+
+def _with(options: argparse.Namespace, work: Callable[[Engine[Any]], None]) -> int:
+    console = Console(stderr=True, highlight=False)
+    try:
+        engine = open_engine(options.store, options.types)
+        try:
+            work(engine)
+        finally:
+            engine.close()
+            assert engine.store is not None
+            engine.store.close()
+    except DefinitionError as error:
+        return wrong(console, error)
+    except StoreError as error:
+        console.print(f"theus: {error}", markup=False, soft_wrap=True)
+        return FAILED
+    return OK

@@ -1,0 +1,163 @@
+"""Durable runs and the state they work on, from the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SHOP = """
+from __future__ import annotations
+from dataclasses import dataclass, field
+from pathlib import Path
+from theus import Engine, each, flow, process
+
+@dataclass
+class Shop:
+    stock: dict[str, int] = field(default_factory=lambda: {"tea": 3})
+    seen: set[str] = field(default_factory=set)
+
+engine = Engine(Shop(), store="shop.db")
+
+@process
+def load(ctx, names: list[str]) -> list[str]:
+    return sorted(names)
+
+@process
+def sell(ctx, name: str) -> int:
+    ctx.domain.stock[name] = ctx.domain.stock.get(name, 10) - 1
+    ctx.domain.seen.add(name)
+    return ctx.once("double", lambda: ctx.domain.stock[name] * 2)
+
+@process
+def check(ctx, counts: list[int]) -> list[int]:
+    if Path("broken").exists():
+        raise ValueError(f"counts are {counts}")
+    return counts
+
+@process
+async def approve(ctx, counts: list[int]) -> str:
+    return f"{sum(counts)}: {await ctx.wait_for('approval')}"
+
+job = flow(load, each(sell, limit=1), check, approve)
+"""
+
+START = """
+import shop
+from theus import Engine
+run = shop.engine.submit(shop.job, ["tea", "milk"], run_id="nightly-24")
+{then}
+shop.engine.close()
+"""
+FAILS = "run._followed().exception()"
+WAITS = "while not shop.engine.waits._waiting: pass"
+
+Theus = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def theus(tmp_path: Path) -> Theus:
+    (tmp_path / "shop.py").write_text(SHOP)
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "theus.cli", *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+
+    return run
+
+
+def begin(folder: Path, then: str) -> None:
+    script = START.format(then=then)
+    subprocess.run([sys.executable, "-c", script], cwd=folder, check=True, timeout=100, capture_output=True)
+
+
+def test_a_run_that_waits_is_listed_signalled_and_resumed(theus, tmp_path):
+    begin(tmp_path, WAITS)
+
+    listed = theus("runs", "shop.db")
+    assert listed.returncode == 0, listed.stderr
+    assert "nightly-24" in listed.stdout
+    assert "running, waits: wait_for('approval')" in listed.stdout
+
+    assert theus("signal", "nightly-24", "approval", '"yes"', "--store", "shop.db").returncode == 0
+    shown = theus("show", "nightly-24", "--store", "shop.db").stdout
+    assert '(["tea","milk"])' in shown
+    assert "1.each(sell)/0" in shown
+    assert "signals not taken" in shown
+    assert "approval/000000001" in shown
+
+    resumed = theus("resume", "nightly-24", "shop:job")
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout == "22: yes\n"
+    assert theus("resume", "nightly-24", "shop:job", "--json", "-q").stdout == '"22: yes"\n'
+
+    refused = theus("signal", "nightly-24", "approval", "--store", "shop.db")
+    assert refused.returncode == 2
+    assert "is done" in refused.stderr
+
+
+def test_a_run_that_failed_is_shown_and_its_calls_are_run_again(theus, tmp_path):
+    (tmp_path / "broken").touch()
+    begin(tmp_path, FAILS)
+    shown = theus("show", "nightly-24", "--store", "shop.db").stdout
+    assert "failed" in shown
+    assert "ValueError('counts are [18, 4]')" in shown
+
+    again = theus("replay", "nightly-24", "1.each(sell)/0", "shop:job")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == "18\n"  # as it was then: what it kept, too
+    assert "it would change stock.milk" in again.stderr
+    assert "something else" not in again.stderr
+
+    failed = theus("replay", "nightly-24", "2.check", "shop:job")
+    assert failed.returncode == 1
+    assert "counts are [18, 4]" in failed.stderr
+    assert "it is not recorded" in failed.stderr
+
+    unknown = theus("replay", "nightly-24", "7.nothing", "shop:job")
+    assert unknown.returncode == 2
+    (tmp_path / "broken").unlink()
+    assert theus("run", "shop:load", '["a"]', "--run-id", "other", "-q").stdout == "['a']\n"
+    assert "other" in theus("runs", "shop.db").stdout
+
+
+def test_the_state(theus, tmp_path):
+    begin(tmp_path, WAITS)
+    with_types = ("--types", "shop:Shop")
+    state = {"stock": {"tea": 2, "milk": 9}, "seen": ["milk", "tea"]}
+    assert json.loads(theus("state", "show", "shop.db", "--json", *with_types).stdout) == state
+    assert json.loads(theus("state", "show", "shop.db", "--json", "--types", "shop:engine").stdout) == state
+    first = json.loads(theus("state", "show", "shop.db", "--json", "--version", "0", *with_types).stdout)
+    assert first == {"stock": {"tea": 3}, "seen": []}
+    untyped = theus("state", "show", "shop.db")
+    assert untyped.returncode == 2
+    assert "--types" in untyped.stderr
+    shown = theus("state", "diff", "shop.db", "0", "4", *with_types).stdout
+    assert "stock.milk" in shown
+    restored = theus("state", "restore", "shop.db", "0", *with_types)
+    assert restored.returncode == 0, restored.stderr
+    assert json.loads(theus("state", "show", "shop.db", "--json", *with_types).stdout) == first
+
+
+def test_a_state_of_plain_values_is_shown_without_the_code_that_made_it(theus, tmp_path):
+    make = "from theus import Engine\nwith Engine({'a': [1]}, store='plain.db') as e:\n    with e.transaction() as d: d['a'].append(2)"
+    subprocess.run([sys.executable, "-c", make], cwd=tmp_path, check=True, timeout=100)
+    assert theus("state", "show", "plain.db").stdout == "{'a': [1, 2]}\n"
+    assert theus("state", "diff", "plain.db", "0", "1").returncode == 0
+
+
+def test_what_is_not_there(theus, tmp_path):
+    for words in (("runs", "none.db"), ("show", "r", "--store", "none.db"), ("state", "show", "none.db")):
+        answer = theus(*words)
+        assert answer.returncode == 2
+        assert "there is no store" in answer.stderr
+    assert not (tmp_path / "none.db").exists()
+    theus("run", "shop:load", "[]")
+    assert "no durable run" in theus("runs", "shop.db").stdout
+    answer = theus("resume", "r", "shop:job")
+    assert answer.returncode == 2
+    assert "no run 'r'" in answer.stderr

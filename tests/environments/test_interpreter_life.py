@@ -21,6 +21,8 @@ from concurrent import interpreters
 import interpreter_bodies as bodies
 
 from theus.environments.interpreter import InterpreterEnvironment
+from theus.environments.peer import Peer
+from theus.environments.sub_interpreter import SubInterpreter
 
 
 @pytest.fixture(autouse=True)
@@ -131,6 +133,17 @@ def test_a_thread_that_a_body_left_is_waited_for():
             await call(environment, bodies.leave_thread)
 
     asyncio.run(main())
+
+
+def test_one_that_cannot_start_leaves_nothing_open(monkeypatch):
+    def no_more(thread):
+        raise RuntimeError("can't start new thread")
+
+    before = set(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr("threading.Thread.start", no_more)
+    with pytest.raises(OSError, match="start new thread"):
+        Peer(SubInterpreter)
+    assert set(os.listdir("/proc/self/fd")) == before
 
 
 def test_many_come_and_go():

@@ -40,13 +40,20 @@ class SubInterpreter:
         self.is_lost = False
         self.exit_fd: int | None
         self.exit_fd, self._exit_end = os.pipe()
-        self._sockets = far.dup(), far_control.dup()
+        self._sockets: list[socket.socket] = []
         self._over = threading.Lock()  # over the end: it comes once, by itself or by giving up
         self._is_over = False
         self._failure = ""
         self._timer = threading.Timer(GIVE_UP, self._give_up)
         self._timer.daemon = True
-        _Host(target=self._host, name="theus-interpreter", daemon=True).start()
+        try:
+            self._sockets += [far.dup()]
+            self._sockets += [far_control.dup()]
+            _Host(target=self._host, name="theus-interpreter", daemon=True).start()
+        except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
+            self.disown()
+            os.close(self.exit_fd)
+            raise OSError(str(error)) from error
 
     def kill(self) -> None:
         """Have its body ended at the next line; give it up if that does not come."""
@@ -65,7 +72,7 @@ class SubInterpreter:
         return 0
 
     def disown(self) -> None:
-        """The interpreter did not come along into the forked child."""
+        """Close what is here of it: it did not come along into a forked child, or was never made."""
         for sock in self._sockets:
             sock.close()
         os.close(self._exit_end)

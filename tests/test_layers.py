@@ -48,6 +48,8 @@ FAR = {"theus.environments"} | {
     for name in (
         "runner",
         "far",
+        "blocks",
+        "far_blocks",
         "far_book",
         "far_control",
         "far_host",

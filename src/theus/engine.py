@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from theus.workflow import Plain
 
 D = TypeVar("D")
+T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741
 O = TypeVar("O")  # noqa: E741
 
@@ -647,6 +648,20 @@ class Engine(Generic[D]):
         """What only ever grew in the commits that are remembered, and which process grows it; fastest first."""
         store = self._opened()
         return store.history.growth(store.snapshot)
+
+    def share(self, array: T) -> T:
+        """A copy of an array in memory that every process in every environment sees and can write to, without another copy.
+
+        It goes to a process as an argument or pipe value, whole or in part: ``out[a:b]`` is a view of the same memory
+        there. Nothing orders who writes when, so give each its own part. The memory is free when nobody has the array
+        any more.
+
+        Raises:
+            DefinitionError: it has no buffer that could be shared (it holds objects, or is not in one piece).
+        """
+        from theus.environments.shared import share
+
+        return share(array)
 
     def _opened(self) -> Store:
         if self.store is None:

@@ -8,6 +8,7 @@ import pytest
 
 from theus.environments import wire
 from theus.environments.far_control import ProcessControl
+from theus.environments.near_blocks import Blocks
 from theus.environments.peer import Peer
 from theus.environments.worker_process import WorkerProcess
 
@@ -19,7 +20,7 @@ class Line:
         self.sent = []
         self.while_sending = lambda: None
 
-    def send(self, kind, seq, parts, flags=0):
+    def send(self, kind, seq, parts, flags=0, descriptors=()):
         self.while_sending()
         self.sent.append((kind, seq, wire.read_number(parts[0])))
 
@@ -92,12 +93,12 @@ def test_frames_survive_any_cutting(cut):
             with contextlib.suppress(BlockingIOError):
                 while reader.receive():
                     found.extend(reader.frames())
-        assert [(f.kind, f.flags, f.seq, [bytes(p) for p in f.parts]) for f in found] == [tuple(f) for f in frames]
+        assert [(f.kind, f.flags, f.seq, [bytes(p) for p in f.parts], ()) for f in found] == [tuple(f) for f in frames]
 
 
 def test_a_worker_that_cannot_start_leaves_nothing_open(monkeypatch):
     before = set(os.listdir("/proc/self/fd"))
     monkeypatch.setattr("sys.executable", "/does/not/exist")
     with pytest.raises(OSError, match="exist"):
-        Peer(WorkerProcess)
+        Peer(WorkerProcess, Blocks(lambda: None))
     assert set(os.listdir("/proc/self/fd")) == before

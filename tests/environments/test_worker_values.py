@@ -15,6 +15,7 @@ from value_bodies import Basket, Color, Point
 from worker_tools import call, nothing_left, run_program, workers
 
 from theus.environments.book import Book
+from theus.environments.near_blocks import Blocks
 from theus.environments.worker import WorkerEnvironment
 from theus.errors import ContractError, NotTransferable
 from theus.processes import Process, process
@@ -128,7 +129,8 @@ def test_a_frame_has_only_so_many_buffers(monkeypatch):
     monkeypatch.setattr("theus.environments.parcel.MOST_BUFFERS", 3)
     many = [numpy.full(20_000, n) for n in range(5)]
     book = Book(lambda variable: None)
-    parcel = book.pack(many, {})
+    blocks = Blocks(lambda: None)
+    parcel = book.pack(many, {}, blocks)
     assert len(parcel.buffers) == 3
     assert all((a == b).all() for a, b in zip(book.open(parcel), many, strict=True))
 
@@ -254,7 +256,7 @@ def test_the_place_that_cannot_cross_is_named(run):
         assert await what(Process(bodies.add), 1, kwargs={"b": {"k": [lock]}}) == "argument 'b'['k'][0]: a _thread.lock"
         assert (
             await what(Process(bodies.echo).bind(value=lock), kwargs={"value": lock})
-            == "argument 'value' fixed by bind: a _thread.lock"
+            == "argument 'value': a _thread.lock"
         )
         assert await what(Process(bodies.echo), Basket({"x": lock})) == "argument 'value'.items['x']: a _thread.lock"
         assert await what(Process(lambda ctx: 1), pipe=[lock]) == "the pipe value[0]: a _thread.lock"

@@ -34,6 +34,7 @@ from theus.environments.parcel import (
 from theus.processes import Process
 
 if TYPE_CHECKING:
+    from theus.environments.blocks import Placer
     from theus.environments.job import Told
 
 
@@ -108,19 +109,22 @@ class Book:
             definition = self._fresh(process, needs)
         return definition, told(needs)
 
-    def pack(self, value: Any, needs: Needs) -> Parcel:
-        """Pickle a value; what it refers to is put into ``needs``. Raises whatever pickling it raises."""
+    def pack(self, value: Any, needs: Needs, placer: Placer | None = None) -> Parcel:
+        """Pickle a value; what it refers to is put into ``needs``. Raises whatever pickling it raises.
+
+        ``placer``: decides where what is big goes. None: all goes into one piece.
+        """
         try:
-            return self._pack(value, needs, by_value=False)
+            return self._pack(value, needs, placer, by_value=False)
         except FAULTS:
-            return self._pack(value, needs, by_value=True)
+            return self._pack(value, needs, placer, by_value=True)
 
     def open(self, parcel: Parcel) -> Any:
         """Unpickle what a worker sent."""
         return open_parcel(parcel, self)
 
-    def _pack(self, value: Any, needs: Needs, *, by_value: bool) -> Parcel:
-        found, parcel = pack_parcel(value, self, by_value=by_value)
+    def _pack(self, value: Any, needs: Needs, placer: Placer | None, *, by_value: bool) -> Parcel:
+        found, parcel = pack_parcel(value, self, by_value=by_value, placer=placer)
         if found:
             with self._lock:
                 for token in found:

@@ -25,11 +25,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from theus.environments import wire
+from theus.environments.far_blocks import FarBlocks
 from theus.environments.far_book import FarBook
 from theus.environments.far_control import Control, ProcessControl, Stopped, end_group
 from theus.environments.far_host import FarHost
 from theus.environments.faults import culprit, does_not_load, pack_error, text_of
-from theus.environments.parcel import FAULTS, PROTOCOL, SIMPLE, Parcel, variable
+from theus.environments.parcel import FAULTS, PROTOCOL, Parcel, Shape, is_simple, unship, variable
 from theus.environments.runner import execute, execute_async
 from theus.environments.surroundings import Courier, Levels, Variables, set_levels
 from theus.protocols import Call, Outcome
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
     from theus.processes import Process
 
 #: token of the process, attempt, key, deadline, strict, whether to say STARTED · definitions, dropped definitions ·
-#: for payload, snapshot and config each: None (nothing new) or (count of buffers, plain) · which snapshot: None (no
-#: domain) or the fields that it was cut down to (empty: all) · whether to forget the other snapshots
+#: for payload, snapshot and config each: None (nothing new) or its shape · which snapshot: None (no domain) or the
+#: fields that it was cut down to (empty: all) · whether to forget the other snapshots
 Envelope = tuple[Any, ...]
 Parcels = Sequence[Parcel | None]
 
@@ -65,7 +66,8 @@ class FarSide:
         self._line = line
         self._control = control
         self._book = FarBook(Variables().name_of)
-        self._host = FarHost(self._line, self._book, self._control)
+        self._blocks = FarBlocks()
+        self._host = FarHost(self._line, self._book, self._control, self._blocks)
         self._levels: Levels = {}
         self._snapshots: dict[Sequence[str], Any] = {}  #: as parcels until they are used
         self._config: Any = None
@@ -82,6 +84,7 @@ class FarSide:
             pass
         with self._control.leaving():
             self._host.close()
+        self._blocks.close()
 
     def _receive(self) -> None:
         reader = wire.Reader(self._sock)
@@ -97,8 +100,11 @@ class FarSide:
             elif frame.kind == wire.SETUP:
                 definitions = marshal.loads(frame.parts[0])  # noqa: S302 - from the process that started us
                 self._set_up(definitions, pickle.loads(frame.parts[1]))
+            elif frame.kind == wire.BLOCKS:
+                self._blocks.let_go(marshal.loads(frame.parts[0]))  # noqa: S302 - from the process that started us
             elif frame.kind == wire.END:
                 return
+            self._blocks.give_back(self._line)
 
     # --- one call ---
 
@@ -141,7 +147,7 @@ class FarSide:
             self._learn(envelope[6], envelope[7])
         if envelope[10]:
             self._snapshots.clear()
-        payload, snapshot, config = _cut(frame, envelope[8])
+        payload, snapshot, config = self._cut(frame, envelope[8])
         if snapshot is not None:
             self._snapshots[envelope[9]] = snapshot
         if config is not None:
@@ -199,19 +205,15 @@ class FarSide:
             records = None if error is None else pack_error(error, self._book.pack, self._book.open)
             rest = (outcome.base, outcome.wall, outcome.cpu, outcome.violations, outcome.kept)
             all_there_is = (outcome.value, records, outcome.reads, outcome.ops, outcome.messages, outcome.emits, rest)
-            if (
-                all_there_is[1:6] == _NO_MORE
-                and type(outcome.value) in SIMPLE
-                and not (outcome.violations or outcome.kept)
-            ):
+            if all_there_is[1:6] == _NO_MORE and is_simple(outcome.value) and not (outcome.violations or outcome.kept):
                 parcel = Parcel(pickle.dumps(all_there_is, PROTOCOL), (), True)
             else:
-                parcel = self._book.pack(all_there_is)
+                parcel = self._book.pack(all_there_is, self._blocks)
         except BaseException as failure:
             what = "the result" if isinstance(failure, MemoryError) else self._culprit(outcome)
             self._fail(seq, what, failure)
             return
-        self._line.send_parcel(wire.DONE, seq, parcel)
+        self._blocks.send(self._line, wire.DONE, seq, parcel)
 
     def _culprit(self, outcome: Outcome) -> str:
         places: list[tuple[str, Any]] = [("the result", outcome.value)]
@@ -231,6 +233,20 @@ class FarSide:
     def _fail(self, seq: int, what: str, error: BaseException) -> None:
         self._line.send(wire.FAILED, seq, [marshal.dumps((what, text_of(error), does_not_load(error)))])
 
+    def _cut(self, frame: wire.Frame, shapes: Sequence[Shape | None]) -> Parcels:
+        """The parcels of a call: payload, snapshot, config."""
+        parcels: list[Parcel | None] = []
+        descriptors = iter(frame.descriptors)
+        at = 1
+        for shape in shapes:
+            if shape is None:
+                parcels.append(None)
+            else:
+                end = at + shape[0] + shape[1]
+                parcels.append(unship(shape, frame.parts[at:end], lambda told: self._blocks.find(told, descriptors)))
+                at = end
+        return parcels
+
     # --- what surrounds the calls ---
 
     def _set_up(self, definitions: list[tuple[int, bytes]], content: dict[str, Any]) -> None:
@@ -241,17 +257,3 @@ class FarSide:
         self._levels = content["levels"]
         self._learn(definitions, ())
         self._host.factories = content["resources"]
-
-
-def _cut(frame: wire.Frame, sizes: Sequence[tuple[int, bool] | None]) -> Parcels:
-    """The parcels of a call: payload, snapshot, config."""
-    parcels: list[Parcel | None] = []
-    at = 1
-    for size in sizes:
-        if size is None:
-            parcels.append(None)
-        else:
-            count, plain = size
-            parcels.append(Parcel(frame.parts[at], frame.parts[at + 1 : at + 1 + count], plain))
-            at += 1 + count
-    return parcels

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from theus.environments.parcel import FAULTS, Opener, Parcel, open_parcel, pack_parcel
+
+if TYPE_CHECKING:
+    from theus.environments.blocks import Placer
 
 
 class FarBook:
@@ -51,12 +55,12 @@ class FarBook:
             value.__code__ = args[0]
         return value
 
-    def pack(self, value: Any) -> Parcel:
-        """Pickle a value. Raises whatever pickling it raises."""
+    def pack(self, value: Any, placer: Placer | None = None) -> Parcel:
+        """Pickle a value; with a placer what is big goes beside the pickle. Raises whatever pickling it raises."""
         try:
-            return pack_parcel(value, self, by_value=False)[1]
+            return pack_parcel(value, self, placer=placer)[1]
         except FAULTS:
-            return pack_parcel(value, self, by_value=True)[1]
+            return pack_parcel(value, self, by_value=True, placer=placer)[1]
 
     def open(self, parcel: Parcel) -> Any:
         """Unpickle what the near side sent."""
@@ -69,7 +73,7 @@ class FarBook:
     def _load(self, token: int) -> Any:
         body = self._bodies.pop(token)  # before it is opened: what it refers to may refer back to it
         try:
-            value = Opener(body, self).load()
+            value = Opener(io.BytesIO(body), self).load()
         except BaseException:
             self._bodies[token] = body  # what is half made must not pass for the whole
             raise

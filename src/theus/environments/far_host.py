@@ -17,6 +17,7 @@ from theus.errors import DefinitionError, NotTransferable
 if TYPE_CHECKING:
     import asyncio
 
+    from theus.environments.far_blocks import FarBlocks
     from theus.environments.far_book import FarBook
     from theus.environments.far_control import Control
     from theus.protocols import Call
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
 class FarHost:
     """The host of the calls in one worker, and the owner of its resources and its loop."""
 
-    def __init__(self, line: wire.Line, book: FarBook, control: Control) -> None:
+    def __init__(self, line: wire.Line, book: FarBook, control: Control, blocks: FarBlocks) -> None:
         self.factories: dict[str, Parcel | str] = {}  #: how to make each resource, or why that is not known here
         self._line = line
         self._book = book
         self._control = control
+        self._blocks = blocks
         self._making = threading.RLock()  # a factory may ask for another resource
         self._resources: dict[str, Any] = {}
         self._runner: asyncio.Runner | None = None
@@ -37,7 +39,7 @@ class FarHost:
     def report(self, call: Call, value: Any) -> None:
         """Send a live value at once."""
         try:
-            parcel = self._book.pack(value)
+            parcel = self._book.pack(value, self._blocks)
         except FAULTS as error:
             what = culprit(value, "the reported value", self._book.pack)
             raise NotTransferable(
@@ -46,7 +48,7 @@ class FarHost:
                 process=call.process.name,
                 what=what,
             ) from error
-        self._line.send_parcel(wire.REPORT, self._control.running, parcel)
+        self._blocks.send(self._line, wire.REPORT, self._control.running, parcel)
 
     def resource(self, name: str) -> Any:
         """The instance of this worker, made at first use."""
@@ -98,7 +100,7 @@ class FarHost:
             parcel = self._book.pack(content)
         except FAULTS:
             parcel = self._book.pack({key: self._plain(value) for key, value in content.items()})
-        self._line.send_parcel(wire.LOG, self._control.running if self._control.in_body else 0, parcel)
+        self._blocks.send(self._line, wire.LOG, self._control.running if self._control.in_body else 0, parcel)
 
     def _plain(self, value: Any) -> Any:
         try:

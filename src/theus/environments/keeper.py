@@ -123,6 +123,7 @@ class Keeper:
             for worker in pool.workers:
                 self._select(worker)  # what is unsent may have changed
             self._reap(now)
+            pool.tidy()
             pool.fill(now)
             if pool.ends_at is not None and not pool.workers and not pool.dying:
                 return True

@@ -33,14 +33,18 @@ from contextvars import ContextVar
 from types import CodeType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from theus.environments.blocks import MOST as MOST_BLOCKS, SHARE, Lot, Mapped, address_of
 from theus.environments.changes import MISSING, global_names
 from theus.processes import Process
+from theus.state.values import memory_of
 
 if TYPE_CHECKING:
+    from theus.environments.blocks import Placer
     from theus.environments.wire import Bytes
 
 PROTOCOL = 5
 SIMPLE = frozenset({type(None), bool, int, float, complex, str, bytes})  #: pickled without a look at what they hold
+TEXTS = frozenset({str, bytes})  #: of these what is not big
 FAULTS = (Exception, SystemExit)  #: what a user's __reduce__, __setstate__ or module may raise while we pack or open
 MOST_BUFFERS = 1000  #: out of band in one parcel; a frame's header must fit into the reader's buffer
 OUT_OF_BAND = 131072  #: bytes; smaller buffers are copied into the pickle, which is cheaper than a part of their own
@@ -48,12 +52,26 @@ OUT_OF_BAND = 131072  #: bytes; smaller buffers are copied into the pickle, whic
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, not by C
 
 
-class Parcel(NamedTuple):
-    """A pickled value. ``plain``: it names no definitions, so ``pickle.loads`` opens it."""
+class Lent(Protocol):
+    """A buffer that lies in a block."""
 
-    data: Bytes
-    buffers: Sequence[Any]
+    def open(self) -> memoryview:
+        """Its memory."""
+
+
+class Parcel(NamedTuple):
+    """A pickled value. ``plain``: it names no definitions, so ``pickle.loads`` opens it.
+
+    ``data``: the pickle, in one piece or, with big ``bytes`` in it, in several. ``buffers``: out-of-band.
+    """
+
+    data: Bytes | Sequence[Bytes | Lent]
+    buffers: Sequence[Bytes | Lent]
     plain: bool
+
+
+#: how many pieces and buffers, plain · which parts lie in a block, each with what it is found by · which are read-only
+Shape = tuple[Any, ...]
 
 
 class Definitions(Protocol):
@@ -111,7 +129,20 @@ class Packer(pickle.Pickler):
             return code, (self.dispatch_table[CodeType](value)[1], value.co_filename)
         if isinstance(value, MethodType) and getattr(value.__self__, value.__func__.__name__, None) != value:
             return MethodType, (value.__func__, value.__self__)
+        if type(value).__name__ == "ndarray":
+            return self._array(value)
         return NotImplemented
+
+    def _array(self, value: Any) -> Any:
+        """An array that lies in shared memory, whole or in part, is there what it is here: a view of that memory."""
+        memory = memory_of(value)
+        if type(memory) is not Mapped or memory.access != SHARE:
+            return NotImplemented
+        if self.root is not None:
+            raise pickle.PicklingError("an array made by engine.share is given to a process as an argument")
+        view = memoryview(memory) if value.flags.writeable else memoryview(memory).toreadonly()
+        offset = value.__array_interface__["data"][0] - address_of(memory)
+        return type(value), (value.shape, value.dtype, pickle.PickleBuffer(view), offset, value.strides)
 
     def _definition(self, value: Any) -> Any:
         reference = by_reference(value)
@@ -181,8 +212,8 @@ class Packer(pickle.Pickler):
 class Opener(pickle.Unpickler):
     """Unpickles what the other side's packer made."""
 
-    def __init__(self, data: Bytes, book: Definitions, buffers: Iterable[Any] = ()) -> None:
-        super().__init__(io.BytesIO(data), buffers=buffers)
+    def __init__(self, file: Any, book: Definitions, buffers: Iterable[Any] = ()) -> None:
+        super().__init__(file, buffers=buffers)
         self._book = book
 
     def find_class(self, module: str, name: str) -> Any:
@@ -342,26 +373,68 @@ def _words(text: str) -> list[str]:
     return "".join(c if c.isidentifier() or c.isdigit() else " " for c in text).split()
 
 
-def pack_parcel(value: Any, book: Definitions, *, by_value: bool = False) -> tuple[list[int], Parcel]:
-    """Pickle a value; gives the tokens it needs, too."""
-    buffers: list[Any] = []
+def is_simple(value: Any) -> bool:
+    """Whether ``pickle.dumps`` does it as well as a packer."""
+    kind = type(value)
+    return kind in SIMPLE and (kind not in TEXTS or len(value) < OUT_OF_BAND)
+
+
+def pack_parcel(
+    value: Any, book: Definitions, *, by_value: bool = False, placer: Placer | None = None
+) -> tuple[list[int], Parcel]:
+    """Pickle a value; gives the tokens it needs, too.
+
+    ``placer``: decides where what is big goes. None: all goes into one piece.
+    """
+    chunks: list[Bytes] = []
+    buffers: list[Bytes | Lent] = []
+    room = [MOST_BUFFERS, MOST_BLOCKS]
+
+    def put(place: Callable[[Any], Any], raw: Any) -> Any:
+        placed = place(raw) if room[1] else raw
+        room[0] -= 1
+        if isinstance(placed, Lot):
+            room[1] -= 1
+        return placed
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
-        if raw.nbytes < OUT_OF_BAND or len(buffers) >= MOST_BUFFERS:
+        if placer is None or room[0] <= 0 or (raw.nbytes < OUT_OF_BAND and type(memory_of(raw)) is not Mapped):
             return True
-        buffers.append(raw)
+        buffers.append(put(placer.place, raw))
         return False
 
-    file = io.BytesIO()
-    packer = Packer(file, PROTOCOL, buffer_callback=keep)
+    packer = Packer(_Sink(chunks), PROTOCOL, buffer_callback=keep)
     packer.book = book
     needs: list[int] = []
     packer.needs = needs
     if by_value:
         packer.by_value()
     packer.dump(value)
-    return needs, Parcel(file.getvalue(), buffers, not needs)
+    if len(chunks) == 1:
+        return needs, Parcel(chunks[0], buffers, not needs)
+    if placer is None:
+        return needs, Parcel(b"".join(chunks), buffers, not needs)
+    pieces: list[Bytes | Lent] = []
+    small: list[Bytes] = []
+    for chunk in chunks:  # what is big is a chunk of its own, the very object that was pickled
+        if isinstance(chunk, (bytes, bytearray)) and len(chunk) >= OUT_OF_BAND and room[0] > 0:
+            pieces += [b"".join(small), put(placer.place_text, chunk)]
+            room[0] -= 1
+            small = []
+        else:
+            small.append(chunk)
+    pieces.append(b"".join(small))
+    return needs, Parcel(pieces if len(pieces) > 1 else pieces[0], buffers, not needs)  # type: ignore[arg-type]
+
+
+class _Sink:
+    """The file that a pickler writes to."""
+
+    __slots__ = ("write",)
+
+    def __init__(self, chunks: list[Bytes]) -> None:
+        self.write = chunks.append
 
 
 def pack_definition(value: object, token: int, book: Definitions) -> tuple[list[int], bytes]:
@@ -380,6 +453,84 @@ def pack_definition(value: object, token: int, book: Definitions) -> tuple[list[
 
 def open_parcel(parcel: Parcel, book: Definitions) -> Any:
     """Unpickle a value."""
-    if parcel.plain:
-        return pickle.loads(parcel.data, buffers=parcel.buffers)
-    return Opener(parcel.data, book, parcel.buffers).load()
+    data, buffers, plain = parcel
+    if buffers:
+        buffers = [_opened(part) for part in buffers]
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        file: Any = Pieces(data)
+        return pickle.Unpickler(file, buffers=buffers).load() if plain else Opener(file, book, buffers).load()
+    return pickle.loads(data, buffers=buffers) if plain else Opener(io.BytesIO(data), book, buffers).load()
+
+
+def _opened(part: Bytes | Lent) -> Bytes:
+    return part if isinstance(part, (bytes, bytearray, memoryview)) else part.open()
+
+
+class Pieces:
+    """The file that an unpickler reads: a pickle in pieces, each let go when it has been read."""
+
+    def __init__(self, pieces: Iterable[Bytes | Lent]) -> None:
+        self._pieces = iter(pieces)
+        self._now = memoryview(b"")
+
+    def read(self, size: int) -> bytes:
+        """So many bytes."""
+        now = self._now
+        if len(now) >= size:
+            self._now = now[size:]
+            return bytes(now[:size])
+        target = bytearray(size)
+        self.readinto(memoryview(target))
+        return bytes(target)
+
+    def readinto(self, target: memoryview) -> int:
+        """Fill the target."""
+        at = 0
+        while at < len(target):
+            while not self._now:
+                self._now = memoryview(_opened(next(self._pieces)))
+            some = self._now[: len(target) - at]
+            target[at : at + len(some)] = some
+            self._now = self._now[len(some) :]
+            at += len(some)
+        return at
+
+    def readline(self) -> bytes:
+        """Unpicklers want it; the protocol that is used here has no lines."""
+        raise pickle.UnpicklingError("a pickle with lines in it")
+
+
+def ship(parcel: Parcel, tell: Callable[[Any], tuple[Any, ...]]) -> tuple[Shape, list[Bytes]]:
+    """A parcel as parts of a frame, and what they are. ``tell``: gives what the other side finds a block by."""
+    data, buffers, plain = parcel
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        if not buffers:
+            return (1, 0, plain, (), ()), [data]
+        data = [data]
+    parts: list[Bytes] = []
+    lent: list[tuple[int, Any]] = []
+    fixed: list[int] = []
+    for index, part in enumerate((*data, *buffers)):
+        if not isinstance(part, (bytes, bytearray, memoryview)):
+            lent.append((index, tell(part)))
+            part = b""
+        elif isinstance(part, memoryview) and part.readonly:
+            fixed.append(index)
+        parts.append(part)
+    return (len(data), len(buffers), plain, lent, fixed), parts
+
+
+def unship(shape: Shape, received: Sequence[Bytes], find: Callable[[Any], Lent]) -> Parcel:
+    """The parcel that these parts of a frame are. ``find``: gives the block for what it was told."""
+    pieces, _, plain, lent, fixed = shape
+    if len(received) == 1:
+        return Parcel(received[0], (), plain)
+    parts: list[Bytes | Lent] = list(received)
+    for index, told in lent:
+        parts[index] = find(told)
+    for index in range(pieces, len(parts)):
+        if index in fixed:
+            parts[index] = memoryview(received[index]).toreadonly()
+        elif isinstance(part := parts[index], bytes):
+            parts[index] = bytearray(part)  # what lies in it is writable, as it was
+    return Parcel(received[0] if pieces == 1 else parts[:pieces], parts[pieces:], plain)

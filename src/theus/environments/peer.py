@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from theus.environments import wire
+from theus.environments.near_blocks import Blocks, Ledger
+from theus.environments.parcel import Parcel, Shape, ship, unship
 
 if TYPE_CHECKING:
     import asyncio
@@ -69,7 +71,7 @@ class Limits(NamedTuple):
 class Peer:
     """A worker and the two sockets to it."""
 
-    def __init__(self, carrier: type[Carrier]) -> None:
+    def __init__(self, carrier: type[Carrier], blocks: Blocks) -> None:
         self.sock, far = socket.socketpair()
         self.control, far_control = socket.socketpair()
         try:
@@ -99,6 +101,7 @@ class Peer:
         self.known: dict[int, int] = {}  #: definition -> version
         self.check_at = 0.0  #: when to look whether it is gone, once it is dying
         self._pause = _FIRST_CHECK
+        self.ledger = Ledger(blocks)
         self._loaded: set[int] = set()  #: processes that ran here
         self._snapshots: dict[Sequence[str], int] = {}
         self._config = 0
@@ -132,6 +135,7 @@ class Peer:
         """Tell it what changed in the engine's process, if anything did."""
         if self._set_up != number:
             parcel, needs = content()
+            assert isinstance(parcel.data, bytes)
             self.post(wire.SETUP, 0, [marshal.dumps(self._unknown(needs)), parcel.data])
             self._set_up = number
 
@@ -163,22 +167,30 @@ class Peer:
         job.worker = self
         self.calls.append(job)
         parts: list[wire.Bytes] = [b""]
-        sizes: list[tuple[int, bool] | None] = []
+        shapes: list[Shape | None] = []
+        descriptors: list[int] = []
         for packed in (payload, snapshot, config):
             if packed is None:
-                sizes.append(None)
+                shapes.append(None)
             else:
-                data, buffers, plain = packed.parcel
-                parts.append(data)
-                parts.extend(buffers)
-                sizes.append((len(buffers), plain))
+                shape, some = ship(packed.parcel, lambda lot: self.ledger.lend(lot, descriptors))
+                shapes.append(shape)
+                parts += some
         fields = None if job.snapshot is None else job.fields
         dropped, self.dropped = self.dropped, []
         parts[0] = marshal.dumps(
-            (token, *job.numbers, job.announced, self._unknown(needs), dropped, sizes, fields, forget)
+            (token, *job.numbers, job.announced, self._unknown(needs), dropped, shapes, fields, forget)
         )
         # A worker that has something to do need not hear of the next call at once: several go in one system call.
-        self.post(wire.CALL, self.seq, parts, later=len(self.calls) > 1)
+        self.post(wire.CALL, self.seq, parts, descriptors, later=len(self.calls) > 1)
+
+    def parcel(self, frame: wire.Frame) -> Parcel:
+        """The packed value in a frame."""
+        if not frame.flags & wire.SHAPED:
+            return Parcel(frame.parts[0], (), bool(frame.flags & wire.PLAIN))
+        shape: Shape = marshal.loads(frame.parts[-1])  # noqa: S302 - from a worker that we started
+        descriptors = iter(frame.descriptors)
+        return unship(shape, frame.parts[:-1], lambda told: self.ledger.find(told, descriptors))
 
     def _unknown(self, needs: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, bytes]]:
         known = self.known
@@ -189,9 +201,17 @@ class Peer:
                 found.append((token, body))
         return found
 
-    def post(self, kind: int, seq: int, parts: Sequence[wire.Bytes], *, later: bool = False) -> None:
+    def post(
+        self,
+        kind: int,
+        seq: int,
+        parts: Sequence[wire.Bytes],
+        descriptors: Sequence[int] = (),
+        *,
+        later: bool = False,
+    ) -> None:
         """Send a frame, as far as possible without waiting; ``later``: with the next flush."""
-        self.unsent += wire.pack(kind, seq, parts)
+        self.unsent += wire.pack(kind, seq, parts, 0, descriptors)
         if not later:
             self.flush()
 
@@ -236,6 +256,8 @@ class Peer:
     def close(self) -> None:
         """Close what the keeper has of it; the socket is closed where it is read."""
         self.control.close()
+        self.reader.close()
+        self.ledger.close()
         self.close_exit_fd()
 
     def close_exit_fd(self) -> None:

@@ -31,6 +31,7 @@ import asyncio
 import atexit
 import functools
 import logging
+import marshal
 import os
 import weakref
 from collections import deque
@@ -43,6 +44,7 @@ from theus.environments import wire
 from theus.environments.keeper import AT_EXIT, PATIENCE, Keeper
 from theus.environments.losses import Kind, broken, closed, not_started
 from theus.environments.mailbox import CombiningLock, Mailbox, Post
+from theus.environments.near_blocks import Blocks
 from theus.environments.owners import Owners
 from theus.environments.parcel import FAULTS, Parcel
 from theus.environments.peer import Carrier, Limits, Peer
@@ -85,6 +87,7 @@ class Pool:
         self.closed.set_running_or_notify_cancel()  # who waits for it may be cancelled, it may not
         self.keeper: Keeper | None = None
         self.post = Post(on_log)
+        self.blocks = Blocks(self._wake)
         self._owners = Owners(self)
         self._arrived: deque[Job] = deque()
         self.lock = CombiningLock(self._arrived, self._take_in)  # over everything here, the workers and the keeper
@@ -128,6 +131,7 @@ class Pool:
             if self.keeper is not None:
                 self.keeper.wake()
             elif not self.closed.done():
+                self.blocks.close()
                 self.closed.set_result(None)
         return self.closed
 
@@ -141,6 +145,7 @@ class Pool:
         """In a child that this process forked: close what belongs to the parent. Nothing of it is told to the workers."""
         for worker in [*self.workers, *self.dying]:
             worker.disown()
+        self.blocks.close()
         if self.keeper is not None:
             self.keeper.close()
 
@@ -148,6 +153,10 @@ class Pool:
         """Whether every worker has this one, so that it need not be packed."""
         workers = list(self.workers)
         return bool(workers) and all(worker.has_snapshot(fields, version) for worker in workers)
+
+    def _wake(self) -> None:
+        if self.keeper is not None:
+            self.keeper.wake()
 
     # --- placing jobs ---
 
@@ -179,13 +188,23 @@ class Pool:
 
     def new_worker(self) -> Peer:
         """Start a worker. Without the lock."""
-        return Peer(self._carrier)
+        return Peer(self._carrier, self.blocks)
 
     def fill(self, now: float) -> None:
         """Give waiting jobs to workers that are free."""
         queue = self.queue
         while queue and (queue[0].reason or self._place(queue[0], now)):
             queue.popleft()
+
+    def tidy(self) -> None:
+        """Have the workers let go of values that are gone here; keep only so much free memory."""
+        gone = self.blocks.let_go
+        numbers = [gone.popleft() for _ in range(len(gone))]
+        for worker in self.workers if numbers else ():
+            kept = [number for number in numbers if worker.ledger.let_go(number)]
+            if kept:
+                worker.post(wire.BLOCKS, 0, [marshal.dumps(kept)])
+        self.blocks.tidy()
 
     def fail_first(self, error: OSError) -> None:
         """There can be no worker for the job that waits longest."""
@@ -345,7 +364,7 @@ class Pool:
                 raise ValueError(f"an answer to call {frame.seq} while {job.seq} runs")
             worker.calls.popleft()
             worker.done += 1
-            self.post.settle(job, (frame, worker.number))
+            self.post.settle(job, (kind, worker.parcel(frame), worker.number))
             if not worker.ending and worker.is_spent(self._limits):
                 worker.end(0)
             if worker.calls:
@@ -353,13 +372,16 @@ class Pool:
         elif kind == wire.REPORT:
             if worker.calls and not worker.calls[0].reason:
                 job = worker.calls[0]
-                self.post.deliver(job.loop, job.context.run, self._on_report, job.call, _parcel(frame))
+                self.post.deliver(job.loop, job.context.run, self._on_report, job.call, worker.parcel(frame))
         elif kind == wire.LOG:
-            self.post.log(worker.calls[0] if worker.calls and frame.seq else None, _parcel(frame))
+            self.post.log(worker.calls[0] if worker.calls and frame.seq else None, worker.parcel(frame))
         elif kind == wire.STARTED:
             job = worker.calls[0]
             if job.timeout is not None and not job.reason:
                 self._set_deadline(job, now + job.timeout)
+        elif kind == wire.BLOCKS:
+            numbers, as_new = marshal.loads(frame.parts[0])  # noqa: S302 - from a process that we started
+            worker.ledger.take_back(numbers, as_new=as_new)
         elif kind == wire.READY:
             worker.ready = True
             if worker.calls:
@@ -428,6 +450,7 @@ class Pool:
     def release(self) -> None:
         """All workers are gone."""
         atexit.unregister(self._exit_hook)
+        self.blocks.close()
         self.closed.set_result(None)
 
     def close_at_exit(self) -> None:
@@ -446,7 +469,3 @@ def _at_exit(ref: weakref.ref[Pool]) -> None:
     pool = ref()
     if pool is not None:
         pool.close_at_exit()
-
-
-def _parcel(frame: wire.Frame) -> Parcel:
-    return Parcel(frame.parts[0], frame.parts[1:], bool(frame.flags & wire.PLAIN))

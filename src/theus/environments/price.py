@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 import pickle
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from theus.environments.blocks import Lot, Mapped
 from theus.environments.parcel import FAULTS, PROTOCOL, Definitions, Packer, Parcel
-
-if TYPE_CHECKING:
-    from theus.environments.job import Packed
+from theus.state.values import memory_of
 
 SECONDS_PER_BYTE = 1e-9  #: through a socket, both ends
 
@@ -59,7 +58,8 @@ class Price:
 
         def weigh(buffer: pickle.PickleBuffer) -> bool:
             nonlocal size
-            size += buffer.raw().nbytes
+            raw = buffer.raw()
+            size += 0 if isinstance(memory_of(raw), Mapped) else raw.nbytes  # what lies in a block goes as it is
             return False
 
         packer = Packer(scale, PROTOCOL, buffer_callback=weigh)
@@ -76,10 +76,14 @@ class Price:
         self.seconds += 2 * (perf_counter() - started) + size * SECONDS_PER_BYTE  # who opens it takes as long
 
 
-def size_of(sent: Packed | Any) -> int:
-    """The bytes of what was sent: of a packed parcel, or of the parts of a frame."""
-    if sent is None:
+def size_of(parcel: Parcel | None) -> int:
+    """The bytes of what was sent."""
+    if parcel is None:
         return 0
-    parcel: Parcel | None = getattr(sent, "parcel", None)
-    parts = sent if parcel is None else (parcel.data, *parcel.buffers)
-    return sum(memoryview(part).nbytes for part in parts)
+    data, buffers, _ = parcel
+    pieces = [data] if isinstance(data, (bytes, bytearray, memoryview)) else data
+    return sum(_size(part) for part in (*pieces, *buffers))
+
+
+def _size(part: Any) -> int:
+    return part.size if isinstance(part, Lot) else memoryview(part).nbytes

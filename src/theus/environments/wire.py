@@ -2,11 +2,12 @@
 
 A frame is a header, the lengths of its parts, and the parts::
 
-    kind  flags  parts   seq     length of each part     part 0 … part n
-    1 B   1 B    2 B     8 B     8 B each
+    kind  flags  descriptors  parts   seq     length of each part     part 0 … part n
+    1 B   1 B    1 B          2 B     8 B     8 B each
 
 Parts after the pickle are its out-of-band buffers (pickle protocol 5): a big array is neither copied into the
-pickle on this side nor out of it on the other.
+pickle on this side nor out of it on the other. The biggest do not go through the socket at all: descriptors of the
+memory they are in travel with the frame's first byte (``SCM_RIGHTS``, see ``blocks.py``).
 
 ===========  ========  =================================================================================
 message      way       content
@@ -14,6 +15,7 @@ message      way       content
 ``SETUP``    near→far  what the worker needs to be like the engine's process: paths, log levels, resources
 ``CALL``     near→far  envelope (marshal), payload (pickle), snapshot and config (pickle, if not known there)
 ``END``      near→far  nothing more will come: close resources and exit
+``BLOCKS``   both      blocks that are given back, and blocks that need not be kept any longer (``blocks.py``)
 ``READY``    far→near  the worker has started
 ``STARTED``  far→near  the body begins now; sent only if asked for
 ``REPORT``   far→near  a value of ``ctx.report``, at once
@@ -34,46 +36,72 @@ a call 2-3 times dearer (parallel.md §1).
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
+from array import array
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from struct import Struct
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from theus.environments.parcel import Parcel
+from theus.state.values import FIXED
 
-SETUP, CALL, END = 1, 2, 3
+SETUP, CALL, END, BLOCKS = 1, 2, 3, 4
 READY, STARTED, REPORT, LOG, DONE, FAILED, RETURNED = 11, 12, 13, 14, 15, 16, 17
 RECALL, STOP = 21, 22
 
-PLAIN = 1  #: flag: the pickle names no definitions, so the C function ``pickle.loads`` will do
+PLAIN = 1  #: flag: one part, a pickle that names no definitions, so the C function ``pickle.loads`` will do
+SHAPED = 2  #: flag: the last part says what the others are
 
 BUFFER = 65536  #: bytes; also the size from which a part is sent where it lies instead of being copied into the frame
 
 Bytes = bytes | bytearray | memoryview
 
-_HEADER = Struct("<BBHQ")
+MOST_DESCRIPTORS = 200  #: in one frame; the system's limit is 253
+_HEADER = Struct("<BBBHQ")
 _LENGTH = Struct("<Q")
-_ONE_PART = Struct("<BBHQQ")
+_ONE_PART = Struct("<BBBHQQ")
 _MAX_VECTOR = 512  # buffers in one sendmsg; the system's limit is 1024
+_RIGHTS = array("i").itemsize
+_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+_ANCILLARY = socket.CMSG_SPACE(MOST_DESCRIPTORS * _RIGHTS) if hasattr(socket, "CMSG_SPACE") else 0
+
+
+class Received(bytearray):
+    """A big part, alone in the hands of whoever opens the frame."""
+
+    __slots__ = ()
+
+
+FIXED[Received] = lambda received: True
 
 
 class Frame(NamedTuple):
-    """One message."""
+    """One message. Who takes it closes its descriptors."""
 
     kind: int
     flags: int
     seq: int
     parts: Sequence[bytes | bytearray]
+    descriptors: Sequence[int] = ()
 
 
-def pack(kind: int, seq: int = 0, parts: Sequence[Bytes] = (), flags: int = 0) -> list[Bytes]:
+class Carrying(bytes):
+    """Bytes of which the first carries descriptors."""
+
+    descriptors: Sequence[int] = ()
+
+
+def pack(
+    kind: int, seq: int = 0, parts: Sequence[Bytes] = (), flags: int = 0, descriptors: Sequence[int] = ()
+) -> list[Bytes]:
     """The buffers that make up a frame, in order; small parts are joined."""
-    if len(parts) == 1 and len(parts[0]) < BUFFER:
-        return [_ONE_PART.pack(kind, flags, 1, seq, len(parts[0])) + parts[0]]
-    small = [_HEADER.pack(kind, flags, len(parts), seq)]
+    if len(parts) == 1 and len(parts[0]) < BUFFER and not descriptors:
+        return [_ONE_PART.pack(kind, flags, 0, 1, seq, len(parts[0])) + parts[0]]
+    small = [_HEADER.pack(kind, flags, len(descriptors), len(parts), seq)]
     small.extend(_LENGTH.pack(memoryview(part).nbytes) for part in parts)
     buffers: list[Bytes] = []
     for part in parts:
@@ -85,6 +113,9 @@ def pack(kind: int, seq: int = 0, parts: Sequence[Bytes] = (), flags: int = 0) -
             small = []
     if small:
         buffers.append(b"".join(small))
+    if descriptors:
+        first = buffers[0] = Carrying(buffers[0])
+        first.descriptors = descriptors
     return buffers
 
 
@@ -92,7 +123,7 @@ def send_some(sock: socket.socket, buffers: list[Bytes]) -> list[Bytes]:
     """Send what a non-blocking socket takes; gives what is left. Raises OSError if the other side is gone."""
     while buffers:
         try:
-            sent = sock.send(buffers[0]) if len(buffers) == 1 else sock.sendmsg(buffers[:_MAX_VECTOR])
+            sent = sock.send(buffers[0]) if len(buffers) == 1 and type(buffers[0]) is bytes else _send(sock, buffers)
         except BlockingIOError:
             return buffers
         while buffers and sent >= len(buffers[0]):
@@ -101,6 +132,20 @@ def send_some(sock: socket.socket, buffers: list[Bytes]) -> list[Bytes]:
         if sent:
             buffers[0] = memoryview(buffers[0])[sent:]
     return buffers
+
+
+def _send(sock: socket.socket, buffers: list[Bytes]) -> int:
+    first, *rest = buffers[:_MAX_VECTOR]
+    following = takewhile(lambda buffer: type(buffer) is not Carrying, rest)
+    ancillary = []
+    if isinstance(first, Carrying):
+        ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", first.descriptors)))
+    try:
+        return sock.sendmsg([first, *following], ancillary)
+    except OSError as error:
+        if error.errno == errno.ETOOMANYREFS:  # of descriptors on their way: some have to arrive first
+            raise BlockingIOError from error
+        raise
 
 
 class Reader:
@@ -119,12 +164,13 @@ class Reader:
         self.was_full = False  #: there may be more to read at once
         self._big: Frame | None = None
         self._missing: list[memoryview] = []
+        self._descriptors: deque[int] = deque()
 
     def receive(self) -> bool:
         """Read once from the socket. False at the end of the stream. BlockingIOError: there is nothing, and it may not wait."""
         if self._missing:
             target = self._missing[0]
-            count = self._sock.recv_into(target)
+            count = self._read(target)
             self.was_full = count > 0
             if count == len(target):
                 del self._missing[0]
@@ -137,10 +183,27 @@ class Reader:
             rest = bytes(self._view[self._start :])
             self._buffer[: len(rest)] = rest
             self._start, self._end = 0, len(rest)
-        count = self._sock.recv_into(self._view[self._end :])
+        count = self._read(self._view[self._end :])
         self._end += count
         self.was_full = self._end == BUFFER
         return count > 0
+
+    def _read(self, target: memoryview) -> int:
+        # Always with room for descriptors: a read without it would lose them. It costs 1 us.
+        count, ancillary, _, _ = self._sock.recvmsg_into([target], _ANCILLARY, _CLOSE_ON_EXEC)
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                whole = len(data) - len(data) % _RIGHTS
+                self._descriptors.extend(array("i", data[:whole]))
+        return count
+
+    def _take(self, count: int) -> Sequence[int]:
+        return [self._descriptors.popleft() for _ in range(count)]
+
+    def close(self) -> None:
+        """Close what arrived with a frame that will never be whole."""
+        while self._descriptors:
+            os.close(self._descriptors.popleft())
 
     def frames(self) -> Iterator[Frame]:
         """The complete frames received so far."""
@@ -154,7 +217,7 @@ class Reader:
             start, have = self._start, self._end - self._start
             if have < _HEADER.size:
                 return
-            kind, flags, count, seq = _HEADER.unpack_from(self._buffer, start)
+            kind, flags, carried, count, seq = _HEADER.unpack_from(self._buffer, start)
             head = _HEADER.size + count * _LENGTH.size
             if have < head:
                 return
@@ -169,15 +232,15 @@ class Reader:
                     parts.append(bytes(self._view[at : at + length]))
                     at += length
                 self._start = at
-                yield Frame(kind, flags, seq, parts)
+                yield Frame(kind, flags, seq, parts, self._take(carried) if carried else ())
             elif head + sum(lengths) <= BUFFER:
                 return  # receive() makes room for the rest if need be
             else:
-                self._begin_big(kind, flags, seq, lengths, at)
+                self._begin_big(Frame(kind, flags, seq, (), self._take(carried)), lengths, at)
 
-    def _begin_big(self, kind: int, flags: int, seq: int, lengths: Sequence[int], at: int) -> None:
-        targets = [bytearray(length) for length in lengths]
-        self._big = Frame(kind, flags, seq, targets)
+    def _begin_big(self, frame: Frame, lengths: Sequence[int], at: int) -> None:
+        targets = [Received(length) for length in lengths]
+        self._big = frame._replace(parts=targets)
         self._missing = []
         for target in targets:
             take = min(len(target), self._end - at)
@@ -200,20 +263,18 @@ class Line:
         self._lock = threading.RLock()  # again by the same thread if a signal handler interrupts it
         self._pid = os.getpid()
 
-    def send(self, kind: int, seq: int, parts: Sequence[Bytes], flags: int = 0) -> None:
+    def send(
+        self, kind: int, seq: int, parts: Sequence[Bytes], flags: int = 0, descriptors: Sequence[int] = ()
+    ) -> None:
         """Send a frame, whole."""
-        buffers = pack(kind, seq, parts, flags)
+        buffers = pack(kind, seq, parts, flags, descriptors)
         with self._lock:
             if os.getpid() == self._pid:  # not a child that a body forked
                 try:
-                    for buffer in buffers:
-                        self._sock.sendall(buffer)
+                    while buffers:
+                        buffers = send_some(self._sock, buffers)
                 except OSError:
                     self._on_gone()
-
-    def send_parcel(self, kind: int, seq: int, parcel: Parcel) -> None:
-        """Send a packed value."""
-        self.send(kind, seq, [parcel.data, *parcel.buffers], PLAIN if parcel.plain else 0)
 
     def close(self) -> None:
         """Close this end."""

@@ -35,7 +35,7 @@ from theus.environments.cuts import cut, fields_of
 from theus.environments.faults import culprit, open_error, text_of
 from theus.environments.job import SHORT, Job, Packed
 from theus.environments.losses import Kind
-from theus.environments.parcel import FAULTS, PROTOCOL, SIMPLE, Parcel
+from theus.environments.parcel import FAULTS, PROTOCOL, SIMPLE, Parcel, is_simple
 from theus.environments.peer import Limits
 from theus.environments.pool import Pool
 from theus.environments.surroundings import Levels, LevelWatch, Variables, handle, levels
@@ -131,17 +131,17 @@ class WorkerEnvironment:
         future = job.future = job.loop.create_future()
         self._pool.submit(job)
         try:
-            frame, number = await future
+            kind, parcel, number = await future
         except asyncio.CancelledError:
             ended: asyncio.Future[None] = job.loop.create_future()
             if self._pool.abandon(job, ended):
                 await ended
             raise
         if call.meter is None:
-            return self._outcome(call, job, frame, number)
+            return self._outcome(call, job, kind, parcel, number)
         started = perf_counter()
-        outcome = self._outcome(call, job, frame, number)
-        outcome.moved = price.size_of(job.payload) + price.size_of(frame.parts)
+        outcome = self._outcome(call, job, kind, parcel, number)
+        outcome.moved = price.size_of(None if job.payload is None else job.payload.parcel) + price.size_of(parcel)
         # Over there it is done once more, the other way round.
         outcome.moving = 2 * (packing + perf_counter() - started) + outcome.moved * price.SECONDS_PER_BYTE
         return outcome
@@ -185,8 +185,10 @@ class WorkerEnvironment:
         job.loop = asyncio.get_running_loop()
         job.context = copy_context()
         job.numbers = (call.attempt, str(call.key), call.deadline, call.strict)
+        # What bind fixed is among the arguments: as a part of the process it would be sent by value at each call.
+        root = process.root
         try:
-            job.definition, job.needs = self._book.process(process)
+            job.definition, job.needs = self._book.process(root if process.fn is root.fn else process)
         except FAULTS as error:
             raise self._refuse(process.name, culprit(process, f"process {process.name!r}", self._try), error) from error
         seconds = job.definition.seconds
@@ -201,7 +203,7 @@ class WorkerEnvironment:
     def _pack_payload(self, call: Call, context: Context) -> Packed | None:
         variables = self._variables.travelling(context) if context else ()
         args, kwargs, pipe, kept = call.args, call.kwargs, call.pipe, call.kept
-        if not (kwargs or variables or kept) and type(pipe) in SIMPLE and all(type(value) in SIMPLE for value in args):
+        if not (kwargs or variables or kept) and is_simple(pipe) and all(is_simple(value) for value in args):
             if not args and pipe is None:
                 return None
             return Packed(Parcel(pickle.dumps((args, kwargs, pipe, kept, ()), PROTOCOL), (), True), [])
@@ -218,7 +220,7 @@ class WorkerEnvironment:
 
     def _packed(self, value: Any) -> Packed:
         needs: Needs = {}
-        parcel = self._book.pack(value, needs)
+        parcel = self._book.pack(value, needs, self._pool.blocks)
         return Packed(parcel, told(needs))
 
     def _try(self, value: Any) -> None:
@@ -279,12 +281,13 @@ class WorkerEnvironment:
 
     # --- back ---
 
-    def _outcome(self, call: Call, job: Job, frame: wire.Frame, number: int) -> Outcome:
+    def _outcome(self, call: Call, job: Job, kind: int, parcel: Parcel, number: int) -> Outcome:
         name = call.process.name
-        if frame.kind == wire.FAILED:
-            raise self._failed(name, *marshal.loads(frame.parts[0]))  # noqa: S302 - from a worker that we started
+        if kind == wire.FAILED:
+            assert isinstance(parcel.data, bytes)
+            raise self._failed(name, *marshal.loads(parcel.data))  # noqa: S302 - from a worker that we started
         try:
-            content = self._book.open(Parcel(frame.parts[0], frame.parts[1:], bool(frame.flags & wire.PLAIN)))
+            content = self._book.open(parcel)
         except FAULTS as error:
             what = "the result"
             raise NotTransferable(

@@ -309,11 +309,48 @@ def ingest(value: Any, path: Path, process: str = "", _inside: tuple[int, ...] =
 
 def freeze_array(array: Any) -> Any:
     """A numpy array that nobody can write to: itself if that is so already, else a copy."""
-    if not array.flags.writeable and array.base is None:
+    if is_fixed(array):
         return array
     frozen = array.copy()
     frozen.setflags(write=False)
     return frozen
+
+
+#: types whose instances are memory that arrays lie in -> whether nobody can write to this one, once all views of it that
+#: are in use are read-only
+FIXED: dict[type, Callable[[Any], bool]] = {bytes: lambda memory: True}
+
+
+def is_fixed(value: Any) -> bool:
+    """Whether nobody can write to the memory of this array or view. (An array that owns it could be made writeable again.)"""
+    while True:
+        cls = type(value)
+        if cls in FIXED:
+            return FIXED[cls](value)
+        if cls is memoryview:
+            if not value.readonly:
+                return False
+            value = value.obj
+        elif kind_of(cls) == ARRAY:
+            if value.flags.writeable:
+                return False
+            if value.base is None:
+                return True
+            value = value.base
+        else:
+            return False
+
+
+def memory_of(value: Any) -> Any:
+    """What the memory of an array or view belongs to."""
+    while True:
+        cls = type(value)
+        if cls is memoryview:
+            value = value.obj
+        elif kind_of(cls) == ARRAY and value.base is not None:
+            value = value.base
+        else:
+            return value
 
 
 def ingest_domain(domain: Any) -> Any:

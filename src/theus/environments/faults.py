@@ -230,7 +230,9 @@ def _frame_of(code: CodeType) -> FrameType:
 
 def text_of(error: BaseException) -> str:
     """What an error says, in one line."""
-    return "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    lines = traceback.format_exception_only(error)
+    notes = sum(note.count("\n") + 1 for note in map(str, getattr(error, "__notes__", ())))  # pickle's, from 3.14 on
+    return "".join(lines[: len(lines) - notes]).strip().splitlines()[-1]
 
 
 # --- what cannot cross -----------------------------------------------------------------------------------------------

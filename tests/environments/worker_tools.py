@@ -64,10 +64,13 @@ def nothing_left(but=()):
     gc.collect()
     wait_until(lambda: {c.pid for c in psutil.Process().children(recursive=True)} <= children, "no child process")
     wait_until(lambda: set(threading.enumerate()) <= threads, "no thread")
-    gc.collect()  # what those threads still held
-    found = {name: target for name, target in _descriptors().items() if descriptors.get(name) != target}
-    left = {name: target for name, target in found.items() if target not in but}
-    assert not left, left
+
+    def left():
+        gc.collect()  # what other threads held until now may be in cycles
+        found = {name: target for name, target in _descriptors().items() if descriptors.get(name) != target}
+        return {name: target for name, target in found.items() if target not in but}
+
+    wait_until(lambda: not left(), "no descriptor")
 
 
 @contextlib.asynccontextmanager

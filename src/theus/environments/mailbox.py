@@ -77,12 +77,12 @@ class Post:
     def begin_reading(self, loop: asyncio.AbstractEventLoop) -> None:
         """This loop reads now: what is for itself need not be posted."""
         self._reader = loop
-        self._to_do = []
 
     def end_reading(self) -> list[Todo]:
         """What the loop that read has to do, after it has released the lock."""
         self._reader = None
-        return self._to_do
+        to_do, self._to_do = self._to_do, []  # what lies in it may be big, so it is not kept until the next time
+        return to_do
 
     def deliver(self, loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:
         """Have a function called on a loop."""

@@ -97,25 +97,34 @@ class Blocks:
             os.close(block.fd)
         else:
             self._ended.append((block.fd, block.size, block.mapping))
+            if self._is_closed:  # just now, by another thread
+                self._drop_ended()
             self._wake()
 
     def tidy(self) -> None:
         """Keep the newest of the memory that is free, and only so much of it."""
         with self._lock:
-            while self._ended:
+            while self._ended and not self._is_closed:
                 self._spare.append(self._ended.popleft())
             while len(self._spare) > _MOST_SPARE or sum(size for _, size, _ in self._spare) > SPARE:
                 os.close(self._spare.pop(0)[0])
 
     def close(self) -> None:
         """Keep nothing any more."""
-        self._is_closed = True
         self._fixed.clear()
         with self._lock:
-            for descriptor, _, _ in (*self._spare, *self._ended):
-                os.close(descriptor)
-            self._spare.clear()
-            self._ended.clear()
+            self._is_closed = True
+            while self._spare:
+                os.close(self._spare.pop()[0])
+        self._drop_ended()
+
+    def _drop_ended(self) -> None:
+        while True:
+            try:
+                descriptor, _, _ = self._ended.popleft()
+            except IndexError:
+                return
+            os.close(descriptor)
 
     def _pass_on(self, mapped: Mapped, raw: memoryview) -> Lot | None:
         lot = lot_of(mapped, raw)

@@ -93,13 +93,13 @@ class Blocks:
 
     def end(self, block: Block) -> None:
         """Keep the memory for another value, if all that had it have given it back."""
-        if block.mapping is None or self._is_closed:
+        if block.mapping is None:
             os.close(block.fd)
-        else:
-            self._ended.append((block.fd, block.size, block.mapping))
-            if self._is_closed:  # just now, by another thread
-                self._drop_ended()
-            self._wake()
+            return
+        self._ended.append((block.fd, block.size, block.mapping))
+        if self._is_closed:
+            self._drop_ended()
+        self._wake()
 
     def tidy(self) -> None:
         """Keep the newest of the memory that is free, and only so much of it."""

@@ -587,12 +587,14 @@ class Engine(Generic[D]):
         """
         if not isinstance(name, str) or not name or "/" in name:
             raise DefinitionError(f"engine.signal: a signal's name is a text without a slash, not {name!r}.")
-        run = next((run for run in list(self._active) if run.id == run_id and not run.durable), None)
-        if run is not None:
+        run = next((run for run in list(self._active) if run.id == run_id), None)
+        if run is not None and not run.durable:
             self.waits.send(run, name, detach(value))
         elif self.keeps_runs:
-            from theus.journal import record_signal
+            from theus.journal import check_signal, record_signal
 
+            if run is None:  # one that is in hand may not be recorded yet
+                check_signal(self._opened(), run_id, name)
             record_signal(self, run_id, name, detach(value))
         else:
             raise DefinitionError(f"engine.signal({run_id!r}, {name!r}): no such run is in hand.")

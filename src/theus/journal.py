@@ -420,15 +420,19 @@ def arguments_of(engine: Engine[Any], run_id: str, target: Any) -> tuple[tuple[A
     return tuple(value for name, value in values if name is None), {name: v for name, v in values if name is not None}
 
 
-def record_signal(engine: Engine[Any], run_id: str, name: str, value: Any) -> None:
-    """Put a signal behind those that were sent to the run and not taken yet."""
-    store = engine.store
-    assert store is not None, "only an engine with a store keeps runs"
+def check_signal(store: Store, run_id: str, name: str) -> None:
+    """Refuse a signal that nobody can take."""
     entry = entry_of(store, run_id)
     if entry is None:
         raise DefinitionError(f"there is no run {run_id!r} to signal; `theus runs` lists those that are recorded.")
     if entry.status == "done":
         raise DefinitionError(f"run {run_id!r} is done: nobody waits for {name!r} there any more.")
+
+
+def record_signal(engine: Engine[Any], run_id: str, name: str, value: Any) -> None:
+    """Put a signal behind those that were sent to the run and not taken yet."""
+    store = engine.store
+    assert store is not None, "only an engine with a store keeps runs"
     data = engine.codec.encode(value, where=f"the signal {name!r}")
     answer: Any = None
     while not isinstance(answer, Committed):  # else somebody sent one at the same time

@@ -175,6 +175,25 @@ def test_an_engine_that_ends_waits_for_a_handler_that_has_begun(store):
     assert store.records("outbox") == []
 
 
+def test_a_handler_that_comes_late_does_not_make_it_delivered_twice(store):
+    begun, go_on = threading.Event(), threading.Event()
+    got = []
+
+    def slow(value):
+        begun.set()
+        go_on.wait()
+        got.append(value)
+
+    with Engine(store=store) as shop:
+        shop.on("ordered", slow)
+        shop.run(order, 7)
+        begun.wait()
+        shop.on("ordered", got.append)  # it hears of the next one
+        go_on.set()
+        gone(store)
+    assert got == [{"number": 7}]
+
+
 def test_async_handlers_and_handlers_of_one_argument(store):
     done = threading.Event()
     got = []

@@ -300,6 +300,13 @@ def test_a_signal_may_come_before_the_wait(store):
     assert run.state == "cancelled"
 
 
+def test_a_signal_may_come_before_the_run_that_was_submitted_has_begun(store):
+    with Engine(store=store) as shop:
+        run = shop.submit(approve_async, 7, run_id="r")
+        shop.signal("r", "approval", "yes")
+        assert run.result() == "yes"
+
+
 def test_each_signal_is_taken_once_and_the_oldest_first(store):
     @process
     async def both(ctx, _):

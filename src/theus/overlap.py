@@ -333,7 +333,7 @@ class _Ahead:
             index = heap[0][1]
             if index > self.index:
                 outlook = self._outlook(index)
-                if self.running[environment] >= outlook.environment.capacity:
+                if self.running[environment] > outlook.environment.capacity:  # one waits at the door: none stands idle
                     return
                 self.running[environment] += 1
                 self._begin(index, outlook, functools.partial(self._ended, environment))

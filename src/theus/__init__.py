@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from theus.run import Run as Run
     from theus.state.codecs import codec as codec
     from theus.state.fields import Tally as Tally
+    from theus.state.migrations import migration as migration
     from theus.state.values import plain as plain
     from theus.workflow import (
         Workflow as Workflow,
@@ -71,6 +72,7 @@ _HOMES = {
     "run": ("Run",),
     "state.codecs": ("codec",),
     "state.fields": ("Tally",),
+    "state.migrations": ("migration",),
     "state.values": ("plain",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

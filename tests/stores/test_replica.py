@@ -494,7 +494,7 @@ def test_an_engine_that_was_away_for_long_jumps() -> None:
     with store._log:  # it follows nothing meanwhile
         for n in range(5):
             made(other, put(other, "a", n))
-        other._driver.keep(5, PickleCodec.encode_state(other.snapshot.root), 5)
+        other._driver.keep(5, other._sealed(other.snapshot.root), 5)
         made(other, put(other, "a", 5))
     late = Commit(old.version, [((), {"hits"}, False, False)], [("set", ("hits",), 1)], "late")
     assert isinstance(made(store, late), Conflict)

@@ -43,8 +43,9 @@ from theus.protocols import Commit, Committed, Conflict, Record, Refused, Versio
 from theus.state.access import Ops
 from theus.state.head import Head, Staged
 from theus.state.history import MOST_WEIGHT, History
+from theus.state.migrations import schema_of
 from theus.state.snapshot import Snapshot
-from theus.stores import keys
+from theus.stores import keys, migrate
 
 log = logging.getLogger("theus")
 
@@ -184,6 +185,7 @@ class Replica:
         self._make_driver = make_driver
         self._codec = codec
         self._domain = domain
+        self._schema = schema_of(domain.__class__)
         self._listeners: tuple[Callable[[Committed], None], ...] = ()
         self._closed = False
         self._begin()
@@ -289,6 +291,7 @@ class Replica:
                     self._follower = threading.Thread(target=self._follow, name="theus-follower", daemon=True)
                     self._follower.start()
                     self._head = head
+                    self._look_at_the_weight()
         return head
 
     def _forget_the_parent(self) -> None:
@@ -297,15 +300,59 @@ class Replica:
         self._begin()
 
     def _load(self) -> Head:
-        loaded = self._driver.load(lambda: self._codec.encode_state(Head(self._domain).snapshot.root))
-        head = Head(self._codec.decode_state(loaded.state), loaded.version)
-        self._kept, self._kept_size = loaded.kept, len(loaded.state)
-        self._weight = 0
-        for entry in loaded.entries:
+        kind = self._domain.__class__
+        while True:
+            loaded = self._driver.load(lambda: self._sealed(Head(self._domain).snapshot.root))
+            stored = migrate.told_apart(loaded, kind)
+            if stored.schema == self._schema:
+                break
+            self._migrate(loaded, stored)
+        self._kept, self._kept_size, self._weight = loaded.kept, len(loaded.state), 0
+        entries = loaded.entries
+        if stored.start < 0:
+            head = Head(self._codec.decode_state(stored.state), loaded.version)
+        else:  # what is before it is of an older version
+            first, entries = entries[stored.start], entries[stored.start + 1 :]
+            head = Head(self._codec.decode_ops(first.ops)[0][2], first.version)
+            self._weight = first.weight
+        for entry in entries:
             self._follow_one(head, entry)
         return head
 
+    def _sealed(self, root: Any) -> bytes:
+        return migrate.sealed(self._domain.__class__, self._codec.encode_state(root))
+
+    def _migrate(self, loaded: Loaded, stored: migrate.Stored) -> None:
+        """Append what makes the stored state one of today's; who finds that others came in between, does nothing."""
+        kind = self._domain.__class__
+        made = migrate.migrated(stored, kind)
+        operations = [("set", (), migrate.typed(made.after, self._codec.decode_state))]
+        version = loaded.entries[-1].version if loaded.entries else loaded.version
+        author = f"migration to {made.new}"
+        everything = [((), (), True, True)]
+        staged = Staged(Snapshot(version + 1, operations[0][2]), author, operations, everything, [True], True)
+        encoded = self._codec.encode_ops(operations, author)
+        records, expected = [migrate.mark(made.new)], [migrate.unmarked(made.old)]
+        proposed = Proposed(author, time.time(), encoded, records, expected, staged)
+        name = f"{self._token}-{next(self._numbers)}"
+        self._driver.append(version, name, lambda others: [] if others else [proposed])
+
+    def pending(self) -> migrate.Migration | None:
+        """What opening would change, because the state was stored by an older version of its class; None: nothing.
+
+        Nothing is written, but that an empty store begins.
+        """
+        kind = self._domain.__class__
+        stored = migrate.told_apart(self._driver.load(lambda: self._sealed(Head(self._domain).snapshot.root)), kind)
+        return None if stored.schema == self._schema else migrate.migrated(stored, kind)
+
     def _follow_one(self, head: Head, entry: Entry) -> Committed:
+        schema = migrate.marked(entry)
+        if schema is not None and schema != self._schema:
+            raise StoreError(
+                f"another engine has migrated the store to version {schema}, this one runs code of version {self._schema}; "
+                "start it again with the newer code."
+            )
         committed = head.follow(entry.author, self._codec.decode_ops(entry.ops), entry.at)
         committed.records = entry.records
         if entry.version > self._kept:
@@ -543,7 +590,7 @@ class Replica:
                     self._weight = weight * (snapshot.version - kept) // max(1, snapshot.version - self._kept)
                     self._kept = kept
                     return
-            state = self._codec.encode_state(snapshot.root)
+            state = self._sealed(snapshot.root)
             self._driver.keep(snapshot.version, state, self._kept if len(state) <= MOST_WEIGHT else snapshot.version)
             with self._log:
                 self._kept, self._kept_size = snapshot.version, len(state)

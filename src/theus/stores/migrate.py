@@ -35,10 +35,9 @@ class Migration:
     after: dict[str, Any]
 
 
-def sealed(domain_type: type, state: bytes) -> bytes:
+def sealed(name: str, schema: int, state: bytes) -> bytes:
     """A state, and before it what it is."""
-    about = {"domain": domain_type.__qualname__, "schema": schema_of(domain_type)}
-    return json.dumps(about).encode() + b"\n" + state
+    return json.dumps({"domain": name, "schema": schema}).encode() + b"\n" + state
 
 
 def unsealed(data: bytes) -> tuple[str, int, bytes]:
@@ -75,26 +74,27 @@ def marked(entry: Entry) -> int | None:
 class Stored:
     """What was loaded, told apart: of which version it is, and from which entry on."""
 
+    name: str
     schema: int
     start: int  #: the entry that made it so, in ``entries``; -1: the snapshot
     state: bytes
     entries: Sequence[Entry]
 
 
-def told_apart(loaded: Loaded, domain_type: type) -> Stored:
-    """Raises DefinitionError if it is another domain, or a newer one."""
+def told_apart(loaded: Loaded, domain_type: type | None) -> Stored:
+    """Raises DefinitionError if it is another domain, or a newer one. ``domain_type``: None takes what is there."""
     name, schema, state = unsealed(loaded.state)
     start = -1
     for number, entry in enumerate(loaded.entries):
         newer = marked(entry)
         if newer is not None:
             schema, start = newer, number
-    if not way_to(domain_type, schema) and name != domain_type.__qualname__ and start < 0:
+    if domain_type is not None and not way_to(domain_type, schema) and name != domain_type.__qualname__ and start < 0:
         raise DefinitionError(
             f"the store holds a {name}, the engine was made with a {domain_type.__qualname__}: give it a store of its own, "
             f"or a {domain_type.__qualname__}.schema_version and a @migration that makes the one of the other."
         )
-    return Stored(schema, start, state, loaded.entries)
+    return Stored(name, schema, start, state, loaded.entries)
 
 
 def migrated(stored: Stored, domain_type: type) -> Migration:

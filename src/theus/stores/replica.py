@@ -185,7 +185,9 @@ class Replica:
         self._make_driver = make_driver
         self._codec = codec
         self._domain = domain
-        self._schema = schema_of(domain.__class__)
+        kind: Any = None if domain is None else domain.__class__
+        self._kind = kind  #: None: whatever is there
+        self._name, self._schema = ("", 0) if kind is None else (str(kind.__qualname__), schema_of(kind))
         self._listeners: tuple[Callable[[Committed], None], ...] = ()
         self._closed = False
         self._begin()
@@ -300,10 +302,11 @@ class Replica:
         self._begin()
 
     def _load(self) -> Head:
-        kind = self._domain.__class__
         while True:
             loaded = self._driver.load(lambda: self._sealed(Head(self._domain).snapshot.root))
-            stored = migrate.told_apart(loaded, kind)
+            stored = migrate.told_apart(loaded, self._kind)
+            if self._kind is None:
+                self._name, self._schema = stored.name, stored.schema
             if stored.schema == self._schema:
                 break
             self._migrate(loaded, stored)
@@ -320,12 +323,11 @@ class Replica:
         return head
 
     def _sealed(self, root: Any) -> bytes:
-        return migrate.sealed(self._domain.__class__, self._codec.encode_state(root))
+        return migrate.sealed(self._name, self._schema, self._codec.encode_state(root))
 
     def _migrate(self, loaded: Loaded, stored: migrate.Stored) -> None:
         """Append what makes the stored state one of today's; who finds that others came in between, does nothing."""
-        kind = self._domain.__class__
-        made = migrate.migrated(stored, kind)
+        made = migrate.migrated(stored, self._kind)
         operations = [("set", (), migrate.typed(made.after, self._codec.decode_state))]
         version = loaded.entries[-1].version if loaded.entries else loaded.version
         author = f"migration to {made.new}"
@@ -342,9 +344,9 @@ class Replica:
 
         Nothing is written, but that an empty store begins.
         """
-        kind = self._domain.__class__
-        stored = migrate.told_apart(self._driver.load(lambda: self._sealed(Head(self._domain).snapshot.root)), kind)
-        return None if stored.schema == self._schema else migrate.migrated(stored, kind)
+        loaded = self._driver.load(lambda: self._sealed(Head(self._domain).snapshot.root))
+        stored = migrate.told_apart(loaded, self._kind)
+        return None if self._kind is None or stored.schema == self._schema else migrate.migrated(stored, self._kind)
 
     def _follow_one(self, head: Head, entry: Entry) -> Committed:
         schema = migrate.marked(entry)

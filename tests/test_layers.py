@@ -18,6 +18,7 @@ LAYERS: list[set[str]] = [
     {"nature", "overlap", "placement", "proposal", "schedule", "tickets", "watchdog"},
     {
         "attempt",
+        "compute",
         "doors",
         "engine",
         "journal",

@@ -25,6 +25,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from theus.clock import backoff
+from theus.compute import compute
 from theus.doors import drive
 from theus.environments.runner import execute, open_source
 from theus.errors import (
@@ -528,6 +529,9 @@ class Attempts:
 
     async def off_loop(self, function: Callable[..., Any], *args: Any) -> Any:
         return await self.engine.threads.call(function, *args)
+
+    async def compute(self, call: Call, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        return await compute(self, call, function, args)
 
     def keep(self, call: Call, key: str, value: Any) -> Awaitable[object] | None:
         if self.journal is None or call.process.nature == "state":

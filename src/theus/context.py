@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from theus.state.access import Grant
 
 D = TypeVar("D")
+T = TypeVar("T")
 
 #: The attempt that runs here, if any: a process that calls the engine is recognised by it.
 current: ContextVar[Attempt | None] = ContextVar("theus_current_attempt", default=None)
@@ -260,6 +261,25 @@ class Context(Generic[D]):
 
     def _waiting(self, call: Call, work: Coroutine[Any, Any, Any]) -> Any:
         return work if call.process.is_async else call.host.block(work)
+
+    def compute(self, function: Callable[..., T], /, *args: Any) -> Coroutine[Any, Any, T]:
+        """Run a plain function on another core and give its result: ``await ctx.compute(solve, board)``.
+
+        For what computes inside an ``async def``, and would keep its event loop waiting. The function gets copies of its
+        arguments and has no ``ctx``; it is stopped with the call.
+
+        Raises:
+            DefinitionError: in a ``def``, which goes to another core itself; or for an ``async def`` function.
+            NotTransferable: the function, an argument or the result cannot be sent.
+            EnvironmentBroken: the worker died.
+        """
+        call = self._open("compute")
+        if not call.process.is_async:
+            raise DefinitionError(
+                f"process {call.process.name!r} is a def, so ctx.compute has nobody to await it: call the function itself. "
+                "What a def computes goes to another core with the whole process (nature='cpu' says so by hand)."
+            )
+        return call.host.compute(call, function, args)
 
     def resource(self, name: str) -> Any:
         """The engine's resource of that name: one instance for each engine and loop, and for each worker process.

@@ -168,6 +168,7 @@ class Engine(Generic[D]):
         self._plans: dict[int, _Plan] = {}
         self.profiled: dict[int, Profile] = {}
         self._overlaps: dict[int, Overlap] = {}
+        self.computed: dict[int, Process[Any, Any]] = {}  #: functions of ``ctx.compute``
         self.stalled_at: set[tuple[str, CodeType]] = set()  #: places that were told of
         self._active: set[Run[Any]] = set()
         self._ended = threading.Condition()

@@ -127,6 +127,9 @@ class Host(Protocol):
     async def off_loop(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a blocking function beside the running loop."""
 
+    async def compute(self, call: Call, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Run a plain function on another core."""
+
     def keep(self, call: Call, key: str, value: Any) -> Awaitable[object] | None:
         """Record what ``ctx.once`` keeps, if the run is durable; in an ``async def`` that may have to be awaited."""
 

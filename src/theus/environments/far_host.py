@@ -79,6 +79,13 @@ class FarHost:
 
         return await asyncio.to_thread(function, *args)
 
+    async def compute(self, call: Call, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Refused: it computes on a core of its own already."""
+        raise DefinitionError(
+            f"process {call.process.name!r} runs in a worker already, on a core of its own: instead of ctx.compute, "
+            f"call the function itself, {getattr(function, '__name__', 'function')}(...)."
+        )
+
     def keep(self, call: Call, key: str, value: Any) -> None:
         """Nothing: what ``ctx.once`` kept comes back with the call's outcome, and is recorded then."""
 

@@ -685,6 +685,8 @@ class Engine(Generic[D]):
 
     def contracts(self) -> str:
         """Contracts for the processes that ran with ``Engine(strict=False)``, from what they touched: source text to paste."""
+        if self.strict:
+            return ""
         lines = [profile.touched.proposal(profile.process) for profile in list(self.profiled.values())]
         return "\n".join(line for line in lines if line)
 

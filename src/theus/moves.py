@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("theus")
 
+MOST_SEEN = 32  #: measured calls whose writes are noted, to say what a process changes
 MOST_PLACES = 1000  #: that are told of
 
 
@@ -42,6 +43,8 @@ async def look_again(attempts: Attempts, call: Call, outcome: Outcome, profile: 
     process = call.process
     if call.meter is not None:
         profile.measure(outcome)
+    if outcome.ops and attempts.engine.strict and profile.touched.calls < MOST_SEEN:  # else all of them are noted
+        profile.touched.add(call, outcome)
     if attempts.run.blocking or attempts.engine.debug or not is_free(process):
         return
     profile.shares = profile.shares or any(map(_may_be_shared, (*call.args, *call.kwargs.values())))

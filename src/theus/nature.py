@@ -9,7 +9,7 @@ from math import ceil, log2
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from theus.placement import SETTLED, SLOW, Known, is_free, threads_are_parallel
+from theus.placement import SETTLED, SLOW, Known, gain, is_free, milliseconds, threads_are_parallel
 from theus.proposal import Touched
 
 if TYPE_CHECKING:
@@ -184,7 +184,8 @@ class Profile:
 
     def explain(self, planned: Placement) -> Explained:
         """A row for a reader. ``planned``: where it would run if it never ran yet."""
-        used = next((placement for placement, _ in self.homes.values()), planned)
+        used = next((self.homes[door][0] for door in (False, True) if door in self.homes), planned)
+        known = self.known()
         return Explained(
             self.process.name,
             self.nature,
@@ -198,6 +199,18 @@ class Profile:
             self.wall,
             None if self.computes is None else self.wall * self.computes,
             tuple(sorted(self.places)),
+            changes=self.process.contract.writes or self.touched.writes(),
+            measured=self.cpu_calls,
+            wall_p50=quantile(self.walls, 0.5),
+            wall_p99=quantile(self.walls, 0.99),
+            cpu_p50=quantile(self.cpus, 0.5),
+            cpu_p99=quantile(self.cpus, 0.99),
+            holds=self.holds,
+            stalls=self.stalls,
+            moved=self.moved,
+            moving=self.moving,
+            refused=tuple(f"{environment}: {why}" for environment, why in self.refused.items()),
+            gain=gain(known, used),
         )
 
 
@@ -217,6 +230,33 @@ class Explained:
     wall: float
     cpu: float | None
     places: tuple[str, ...]  #: threads and worker processes it ran in
+    changes: tuple[str, ...] = ()  #: patterns of the paths it writes: by its contract, or as measured calls did
+    measured: int = 0  #: calls whose CPU was measured
+    wall_p50: float | None = None  #: what half of all calls took at most; each to about 10 %
+    wall_p99: float | None = None
+    cpu_p50: float | None = None
+    cpu_p99: float | None = None
+    holds: float | None = None  #: the part of its CPU during which it held the interpreter's lock, 0 to 1
+    stalls: int = 0  #: how often it kept an event loop from going on
+    moved: int = 0  #: bytes that a call and its result take to send to another core
+    moving: float | None = None  #: seconds that this takes; None: nobody asked
+    refused: tuple[str, ...] = ()  #: environments that it cannot go to, and the value at fault
+    gain: str = ""  #: what it would gain elsewhere, and why it is not there
+
+    def notes(self) -> list[str]:
+        """What there is to say beside the table: what it changes, where it cannot go, what it would gain."""
+        lines = []
+        if self.changes:
+            lines.append(f"changes {', '.join(self.changes)}")
+        if self.stalls:
+            times = "once" if self.stalls == 1 else f"{self.stalls} times"
+            lines.append(f"kept an event loop waiting {times}")
+        if self.moving is not None:
+            lines.append(
+                f"a call and its result are {self.moved:,} bytes; sending them takes {milliseconds(self.moving)}"
+            )
+        lines += [f"cannot go to {where}" for where in self.refused]
+        return [*lines, self.gain] if self.gain else lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,4 +286,5 @@ class Explanation:
                 shown.append(
                     f"{row.process}: {row.conflicts} conflicts, {row.rivals}; waited {row.waited:.3f} s for its turn"
                 )
+            shown += [f"{row.process}: {line}" for line in row.notes()]
         return "\n".join(shown)

@@ -166,7 +166,7 @@ def _measured(process: Process[Any, Any], known: Known, now: str) -> Placement:
     if kind == "releases":
         return Placement(
             "thread",
-            f"computes {_ms(known.cpu)} a call without the interpreter's lock, so in a thread nobody waits for it",
+            f"computes {milliseconds(known.cpu)} a call without the interpreter's lock, so in a thread nobody waits for it",
         )
     if kind == "short":
         if known.stalls:
@@ -177,13 +177,14 @@ def _measured(process: Process[Any, Any], known: Known, now: str) -> Placement:
         return Placement("thread", f"def that is short, but may wait for others: {hindrance or 'so may its arguments'}")
     if kind == "waits":
         return Placement(
-            "thread", f"def that mostly waits: computes {_ms(known.cpu)} of {_ms(known.wall)}, so in a thread"
+            "thread",
+            f"def that mostly waits: computes {milliseconds(known.cpu)} of {milliseconds(known.wall)}, so in a thread",
         )
     return Placement("thread", "def that may wait: off the loop, in a thread")
 
 
 def _computing(process: Process[Any, Any], known: Known, now: str) -> Placement:
-    does = f"computes {_ms(known.cpu)} a call and holds the interpreter's lock"
+    does = f"computes {milliseconds(known.cpu)} a call and holds the interpreter's lock"
     hindrance = known.refused.get(PARALLEL) or cannot_travel(process.fn)
     if hindrance is not None:
         return Placement("thread", f"{does}, but cannot go to another core: {hindrance}")
@@ -191,7 +192,8 @@ def _computing(process: Process[Any, Any], known: Known, now: str) -> Placement:
         return Placement("thread", f"{does}; what it takes to send it to another core is not known yet")
     if known.moving * (1.0 if now == PARALLEL else 1.5) > known.cpu:
         return Placement(
-            "thread", f"another core is not worth it: moves {_ms(known.moving)} to compute {_ms(known.cpu)}"
+            "thread",
+            f"another core is not worth it: moves {milliseconds(known.moving)} to compute {milliseconds(known.cpu)}",
         )
     return Placement(PARALLEL, f"{does}: on another core")
 
@@ -206,7 +208,20 @@ def is_worth_asking(process: Process[Any, Any], known: Known) -> bool:
     )
 
 
-def _ms(seconds: float) -> str:
+def gain(known: Known, used: Placement) -> str:
+    """What a process that is not where it would be best would gain there, in words; nothing if it is."""
+    if known.stalls and used.environment == "loop":
+        return (
+            "on a loop of its own it would keep nobody waiting; await ctx.compute(...) for what it computes helps, too"
+        )
+    if known.kind() != "computes" or used.environment != "thread":
+        return ""
+    price = "" if known.moving is None else f", for {milliseconds(known.moving)} of sending"
+    return f"on another core it would take {milliseconds(known.cpu)} a call off this one{price}"
+
+
+def milliseconds(seconds: float) -> str:
+    """For a reader."""
     return f"{seconds * 1e3:.2g} ms" if seconds < 0.1 else f"{seconds * 1e3:.0f} ms"
 
 

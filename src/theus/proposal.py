@@ -50,6 +50,10 @@ class Touched:
         for op in outcome.ops:
             _plant(self._writes, op[1], arguments)
 
+    def writes(self) -> tuple[str, ...]:
+        """The patterns of what was seen to be written."""
+        return tuple(_patterns(self._writes))
+
     def proposal(self, process: Process[Any, Any]) -> str:
         """One line of source, or nothing if the process never touched the domain."""
         if not self._reads and not self._writes:

@@ -281,6 +281,38 @@ def test_explain_says_where_and_why(theus_command: Theus) -> None:
     ]
 
 
+@pytest.mark.parametrize("words", [("explain", "--run"), ("profile",)])
+def test_profile_runs_once_and_says_what_was_measured(
+    theus_command: Theus, folder: Path, words: tuple[str, ...]
+) -> None:
+    (folder / "measured.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from theus import Engine, flow, process\n"
+        "@dataclass\n"
+        "class Shop:\n"
+        "    total: int = 0\n"
+        "engine = Engine(Shop())\n"
+        "@process\n"
+        "def adds(ctx, number: int):\n"
+        "    ctx.domain.total += number\n"
+        "work = flow(adds)\n"
+    )
+    done = theus_command(*words, "measured:work", "3")
+    assert done.returncode == 0
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("adds")]
+    assert rows[0][-3] == "1"  # calls, then wall and CPU
+    assert rows[1][-1] == "1"  # measured
+    assert "adds: changes total" in done.stdout
+
+
+def test_profile_of_what_fails_shows_the_error_and_what_ran(theus_command: Theus, folder: Path) -> None:
+    (folder / "failing.py").write_text("def fails():\n    return 1 / 0\n")
+    done = theus_command("profile", "failing:fails")
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    assert "fails" in done.stdout
+
+
 def test_version(theus_command: Theus) -> None:
     assert theus_command("--version").stdout == f"theus {theus.__version__}\n"
 

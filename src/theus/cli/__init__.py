@@ -1,4 +1,4 @@
-"""The command line: ``theus demo``, ``run``, ``graph``, ``explain``; for durable runs ``runs``, ``show``, ``signal``,
+"""The command line: ``theus demo``, ``run``, ``graph``, ``explain``, ``profile``; for durable runs ``runs``, ``show``, ``signal``,
 ``resume``, ``replay`` and ``state``.
 
 Nothing is imported before it is needed: ``theus --version`` answers at once. Results go to stdout; progress,
@@ -100,10 +100,22 @@ def _parser() -> argparse.ArgumentParser:
     graph.add_argument("--mermaid", metavar="FILE", help="write it as Mermaid; - is stdout")
     graph.set_defaults(command=_graph)
 
-    explain = commands.add_parser("explain", help="say where each process would run, and why")
-    explain.add_argument("target", **target)  # type: ignore[arg-type]
-    explain.add_argument("--engine", metavar="NAME", help="the Engine to ask, if the module has several")
-    explain.set_defaults(command=_explain)
+    explain = commands.add_parser(
+        "explain",
+        help="say where each process runs, and why",
+        description="Say where each process would run, and why; with --run, after one run, with what was measured.",
+    )
+    explain.add_argument("--run", action="store_true", help="run it first")
+    profile = commands.add_parser(
+        "profile", help="run once, and say what each process did, where it runs from now on, and why"
+    )
+    for command in (explain, profile):
+        command.add_argument("target", **target)  # type: ignore[arg-type]
+        command.add_argument("value", nargs="?", help="the first value of the run, as in theus run")
+        command.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE", help="an argument, by name")
+        command.add_argument("--engine", metavar="NAME", help="the Engine to ask, if the module has several")
+        command.set_defaults(command=_explain)
+    profile.set_defaults(run=True)
     _add_runs(commands, target)
     return parser
 

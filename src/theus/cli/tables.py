@@ -69,5 +69,34 @@ class PlacesTable:
         return any(row.failures for row in self.rows)
 
 
+class FiguresTable:
+    """What was measured of each process, and what there is to say about it."""
+
+    def __init__(self, rows: Sequence[Explained]) -> None:
+        self.rows = [row for row in rows if row.calls]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+        table.add_column("process", no_wrap=True)
+        for column in ("wall p50", "p99", "CPU p50", "p99", "holds the lock", "measured"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for row in self.rows:
+            times = [_time(seconds) for seconds in (row.wall_p50, row.wall_p99, row.cpu_p50, row.cpu_p99)]
+            table.add_row(row.process, *times, "–" if row.holds is None else f"{row.holds:.0%}", f"{row.measured:,}")
+        yield ""
+        yield table
+        for row in self.rows:
+            for note in row.notes():
+                yield Text(f"{row.process}: {note}", "dim")
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 0.001:
+        return f"{seconds * 1e6:.2g} us"
+    return f"{seconds * 1e3:,.3g} ms" if seconds < 1.0 else f"{seconds:,.2f} s"
+
+
 def _raised(number: int) -> str:
     return "".join(RAISED[int(digit) - 1] if digit != "0" else "⁰" for digit in str(number + 1))

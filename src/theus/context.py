@@ -273,7 +273,7 @@ class Context(Generic[D]):
             NotTransferable: the function, an argument or the result cannot be sent.
             EnvironmentBroken: the worker died.
         """
-        call = self._open("compute")
+        call = self._attempt.open("compute")
         if not call.process.is_async:
             raise DefinitionError(
                 f"process {call.process.name!r} is a def, so ctx.compute has nobody to await it: call the function itself. "

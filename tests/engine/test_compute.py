@@ -129,9 +129,9 @@ def test_what_cannot_be_sent_is_named(engine):
 
 def test_cancel_stops_the_function(engine, tmp_path):
     async def main():
+        os.mkfifo(tmp_path / "begun")
         task = asyncio.ensure_future(engine.arun(asks, for_ever, tmp_path / "begun"))
-        while not (tmp_path / "begun").exists():
-            await asyncio.sleep(0)
+        await asyncio.to_thread((tmp_path / "begun").read_text)  # until the other side has opened and closed it
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -452,7 +452,7 @@ class Attempts:
             commit.complete = self._completion(records, call, outcome, ticket, in_commit)
         if self.journal is not None:
             commit.expected = self.journal.expected
-        if commit.complete is None:
+        if commit.complete is None and (self.journal is not None or outcome.emits):
             commit.records = self._records(call, outcome)
         return commit
 

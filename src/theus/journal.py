@@ -420,6 +420,23 @@ def arguments_of(engine: Engine[Any], run_id: str, target: Any) -> tuple[tuple[A
     return tuple(value for name, value in values if name is None), {name: v for name, v in values if name is not None}
 
 
+def forget(store: Store, run_id: str) -> None:
+    """Let go of all that is recorded of a run; its changes of the state stay, and so does what it emitted durably.
+
+    Raises:
+        DefinitionError: there is no such run, or somebody took it over or ended it just now.
+    """
+    (*_, known) = [None, *(record for record in store.records("run", run_id) if record.key == run_id)]
+    if known is None:
+        raise DefinitionError(f"there is no run {run_id!r}; `theus runs` lists those that are recorded.")
+    owner = next(record for record in store.records("owner", run_id) if record.key == run_id)
+    found = [record for kind in ("step", "once", "signal") for record in store.records(kind, f"{run_id}/")]
+    gone = [Record(record.kind, record.key, None) for record in (known, owner, *found)]
+    answer = drive(store.commit(Commit(0, (), (), NAME, records=gone, expected=[known, owner]), blocking=True))
+    if isinstance(answer, Refused):
+        raise DefinitionError(f"run {run_id!r} was taken over or ended just now; it was left as it is. Try again.")
+
+
 def check_signal(store: Store, run_id: str, name: str) -> None:
     """Refuse a signal that nobody can take."""
     entry = entry_of(store, run_id)

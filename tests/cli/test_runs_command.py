@@ -99,6 +99,10 @@ def test_a_run_that_waits_is_listed_signalled_and_resumed(theus, tmp_path):
     assert refused.returncode == 2
     assert "is done" in refused.stderr
 
+    assert theus("forget", "nightly-24", "--store", "shop.db").returncode == 0
+    assert "no durable run" in theus("runs", "shop.db").stdout
+    assert theus("forget", "nightly-24", "--store", "shop.db").returncode == 2
+
 
 def test_a_run_that_failed_is_shown_and_its_calls_are_run_again(theus, tmp_path):
     (tmp_path / "broken").touch()

@@ -22,6 +22,7 @@ from theus import (
     process,
     repeat,
 )
+from theus.journal import forget
 from theus.protocols import Store
 from theus.stores import open_store
 from theus.stores.memory import MemoryStore
@@ -543,3 +544,25 @@ def test_a_step_that_may_start_early_is_not_begun_again(store, world):
         with engine(store) as shop:
             assert asyncio.run(shop.arun(work, run_id="r")) == 2
     assert world.ran == Counter(["first", "second"])
+
+
+def test_a_run_that_is_forgotten_leaves_its_changes_and_nothing_else(store, world):
+    with engine(store) as shop:
+        shop.run(make(world), 3, run_id="r")
+        shop.run(make(world), 3, run_id="r2")
+        others = [store.records(kind, "r2") for kind in ("run", "owner", "step")]
+        forget(store, "r")
+        assert [store.records(kind) for kind in ("run", "owner", "step")] == others
+        assert len(shop.state.log) == 7
+        with pytest.raises(DefinitionError, match="no run"):
+            forget(store, "r")
+
+
+def test_the_owner_of_a_run_that_is_forgotten_meanwhile_is_fenced(store):
+    @process
+    def body(ctx):
+        forget(store, "r")
+
+    with engine(store) as shop, pytest.raises(RunFenced):
+        shop.run(body, run_id="r")
+    assert store.records("run") == store.records("step") == []

@@ -1,5 +1,5 @@
-"""The command line: ``theus demo``, ``run``, ``graph``, ``explain``, ``profile``; for durable runs ``runs``, ``show``, ``signal``,
-``resume``, ``replay`` and ``state``.
+"""The command line: ``theus demo``, ``run``, ``graph``, ``explain``, ``profile``; for durable runs ``runs``,
+``show``, ``signal``, ``forget``, ``resume``, ``replay`` and ``state``.
 
 Nothing is imported before it is needed: ``theus --version`` answers at once. Results go to stdout; progress,
 summaries and errors to stderr. Exit codes: 0 done, 1 the run failed, 2 the command or a definition is wrong,
@@ -145,6 +145,11 @@ def _add_runs(commands: Any, target: dict[str, str]) -> None:
     signal.add_argument("value", nargs="?", metavar="VALUE", help="JSON if it is, else text; without it, null")
     signal.add_argument("--store", required=True, **where)
     signal.set_defaults(command=_command("runs", "send"))
+
+    forget = commands.add_parser("forget", help="let go of what is recorded of a durable run; what it changed stays")
+    forget.add_argument("run", metavar="RUN")
+    forget.add_argument("--store", required=True, **where)
+    forget.set_defaults(command=_command("runs", "drop"))
 
     resume = commands.add_parser("resume", help="go on with a durable run, with the arguments it was begun with")
     resume.add_argument("run", metavar="RUN")

@@ -1,4 +1,4 @@
-"""``theus runs``, ``theus show``, ``theus signal``: the durable runs of a store, without the code that they run."""
+"""``theus runs``, ``theus show``, ``theus signal``, ``theus forget``: the durable runs of a store, without the code that they run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from theus import DefinitionError, Engine
 from theus.cli.codes import OK
 from theus.cli.run import wrong
 from theus.cli.stores import open_blind
-from theus.journal import Entry, entry_of
+from theus.journal import Entry, entry_of, forget
 from theus.protocols import Record, Store
 from theus.records import unpack
 
@@ -43,6 +43,11 @@ def send(options: argparse.Namespace) -> int:
             engine.signal(options.run, options.name, _value(options.value))
 
     return _with(options.store, signal)
+
+
+def drop(options: argparse.Namespace) -> int:
+    """Forget a run; gives the exit code."""
+    return _with(options.store, lambda store: forget(store, options.run))
 
 
 def _with(url: str, work: Callable[[Store], None]) -> int:

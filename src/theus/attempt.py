@@ -19,6 +19,7 @@ environment. In every case nothing was committed. Handing the commit to the stor
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
@@ -30,6 +31,7 @@ from theus.doors import drive
 from theus.environments.runner import execute, open_source
 from theus.errors import (
     CallTimeout,
+    ConflictError,
     EnvironmentBroken,
     InvariantViolated,
     LimitExceeded,
@@ -85,6 +87,8 @@ NOTE = "in process "
 MOST_MESSAGES = 10_000  #: in one commit
 HOT = 0.3  #: a process hotter than this queues for its contended paths at once
 COOLING = 0.9  #: for each call behind which nobody queued
+MOST_FOREIGN = 50  #: conflicts of one call with other engines on the same store, where no ticket helps
+LONGEST_STEP_BACK = 0.05  #: seconds between them
 
 
 class _Behind(Exception):
@@ -229,7 +233,7 @@ class Attempts:
         profile = engine.profiled.get(id(process.root)) or engine.profile(process)
         environment: Environment | Early
         placement, environment = profile.homes.get(run.blocking) or engine.settle(profile, process, run.blocking)
-        attempt = failures = 0
+        attempt = failures = foreign = 0
         kept = None if journal is None else journal.kept(position)
         if early is not None:
             early.environment, environment = environment, early
@@ -298,8 +302,13 @@ class Attempts:
                         except Exception as failure:
                             outcome = replace(outcome, error=failure)
                     if isinstance(result, Conflict):
-                        ticket = self._queue_up(call, outcome, ticket, result, profile)
-                        continue
+                        foreign += ticket is not None and result.path in ticket.paths  # nobody here may write it now
+                        if foreign < MOST_FOREIGN:
+                            ticket = self._queue_up(call, outcome, ticket, result, profile)
+                            if foreign:
+                                await self._sleep(random.uniform(0, min(LONGEST_STEP_BACK, 0.001 * 2**foreign)))
+                            continue
+                        outcome = replace(outcome, error=_outrun(call, result))
                     if type(result) is Committed and result.ops and (run.listeners or engine.observers):
                         self._tell_commit(call, result, time.perf_counter() - started)
                 profile.add(outcome)
@@ -646,6 +655,17 @@ def _worth_another(process: Process[Any, Any], error: BaseException) -> bool:
     if isinstance(error, EnvironmentBroken) and not process.idempotent:
         return False  # it may have run to its end: only what may run twice runs again
     return isinstance(error, Exception) and isinstance(error, process.retry_on)
+
+
+def _outrun(call: Call, conflict: Conflict) -> ConflictError:
+    path = show(conflict.path)
+    return ConflictError(
+        f"process {call.process.name!r}: other engines on the same store changed {path} during each of its last "
+        f"{MOST_FOREIGN} attempts (most recently {conflict.author!r}); nothing was committed. Make the part that reads and "
+        "writes it shorter, change it by ctx.send to a state process, or let one engine do it.",
+        paths=(path,),
+        attempts=call.attempt,
+    )
 
 
 def _note(error: BaseException, call: Call, placement: Placement) -> None:

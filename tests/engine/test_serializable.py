@@ -13,6 +13,8 @@ import pytest
 
 from theus import ConflictError, Context, Engine, InvariantViolated, LimitExceeded, Tally, each, process
 from theus.state.head import Head
+from theus.stores.memory import MemoryStore
+from theus.testing.clock import FakeClock
 from theus.testing.oracle import Recorder, World, random_script, run_history
 
 SOAK = bool(os.environ.get("THEUS_SOAK"))
@@ -514,3 +516,47 @@ def test_a_block_commits_whole_or_not_at_all_and_says_what_conflicts():
 
         asyncio.run(main())
         assert engine.state.count == 9
+
+
+@dataclass
+class Shared:
+    n: int = 0
+
+
+@process
+def outrunner(ctx: Context[Shared]):
+    ctx.domain.n += 1
+
+
+def test_a_call_that_another_engine_always_outruns_ends_with_an_error() -> None:
+    store = MemoryStore(Shared())
+    fast = Engine(store=store)
+    attempts = 0
+
+    @process
+    def outrun(ctx: Context[Shared]) -> None:
+        nonlocal attempts
+        attempts += 1
+        ctx.domain.n += 1
+        fast.run(outrunner)
+
+    with Engine(store=store, clock=FakeClock()) as slow, pytest.raises(ConflictError, match="other engines") as caught:
+        slow.run(outrun)
+    assert caught.value.paths == ("n",)
+    assert caught.value.attempts == attempts
+    assert store.snapshot.view().n == attempts  # all of them the fast one's
+
+
+def test_a_call_that_another_engine_outruns_for_a_while_succeeds() -> None:
+    store = MemoryStore(Shared())
+    fast = Engine(store=store)
+
+    @process
+    def outrun_five_times(ctx: Context[Shared]) -> None:
+        ctx.domain.n += 1
+        if ctx.attempt <= 5:
+            fast.run(outrunner)
+
+    with Engine(store=store, clock=FakeClock()) as slow:
+        slow.run(outrun_five_times)
+    assert store.snapshot.view().n == 6

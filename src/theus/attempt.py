@@ -31,6 +31,7 @@ from theus.doors import drive
 from theus.environments.runner import execute, open_source
 from theus.errors import (
     CallTimeout,
+    CommitUnknown,
     ConflictError,
     EnvironmentBroken,
     InvariantViolated,
@@ -652,8 +653,8 @@ def _keeps(outcome: Outcome) -> bool:
 def _worth_another(process: Process[Any, Any], error: BaseException) -> bool:
     if isinstance(error, RunFenced):
         return False  # the run is somebody else's now
-    if isinstance(error, EnvironmentBroken) and not process.idempotent:
-        return False  # it may have run to its end: only what may run twice runs again
+    if isinstance(error, (EnvironmentBroken, CommitUnknown)) and not process.idempotent:
+        return False  # it may have run to its end, or be committed: only what may run twice runs again
     return isinstance(error, Exception) and isinstance(error, process.retry_on)
 
 

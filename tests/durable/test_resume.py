@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from theus import (
+    CommitUnknown,
     DefinitionError,
     Engine,
     NotStorable,
@@ -566,3 +567,35 @@ def test_the_owner_of_a_run_that_is_forgotten_meanwhile_is_fenced(store):
     with engine(store) as shop, pytest.raises(RunFenced):
         shop.run(body, run_id="r")
     assert store.records("run") == store.records("step") == []
+
+
+class Speechless:
+    """A store that makes a commit of ``silent`` and loses its answer."""
+
+    def __init__(self, store: Store, silent: str) -> None:
+        self._store = store
+        self._silent = silent
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    async def commit(self, commit, *, blocking):
+        answer = await self._store.commit(commit, blocking=blocking)
+        if commit.author == self._silent:
+            raise CommitUnknown("no answer", commit_id="1")
+        return answer
+
+
+def test_a_step_whose_commit_was_not_answered_is_not_made_again(store, world):
+    @process(retries=3)
+    def count(ctx):
+        world.step("count")
+        ctx.domain.rounds += 1
+        return 1
+
+    work = flow(count, lambda value: value + 1)
+    with engine(Speechless(store, "count")) as shop, pytest.raises(CommitUnknown):
+        shop.run(work, run_id="r")
+    with engine(store) as shop:
+        assert shop.run(work, run_id="r") == 2
+        assert shop.state.rounds == world.ran["count"] == 1

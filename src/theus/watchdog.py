@@ -11,8 +11,8 @@ With no run in hand nothing is asked, and the thread ends after a while.
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
-import sysconfig
 import threading
 import traceback
 from collections.abc import Callable
@@ -186,7 +186,7 @@ def _culprit(frame: FrameType | None) -> tuple[Call | None, FrameType | None]:
     while frame is not None:
         if frame.f_code in _RUNNERS:
             return frame.f_locals.get("call"), innermost or body
-        if innermost is None and not frame.f_code.co_filename.startswith(_LIBRARIES):
+        if innermost is None and not frame.f_code.co_filename.startswith(_libraries()):
             innermost = frame
         body, frame = frame, frame.f_back
     return None, innermost
@@ -201,8 +201,12 @@ def _of_task(loop: asyncio.AbstractEventLoop) -> Call | None:
 
 
 _RUNNERS = (execute.__code__, execute_async.__code__)
-_LIBRARIES = (
-    *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")},
-    __file__.rpartition("watchdog")[0],
-    "<frozen ",
-)
+
+
+@functools.cache
+def _libraries() -> tuple[str, ...]:
+    """Where the code lives that is not the user's."""
+    import sysconfig  # here: whoever imports theus would pay for it
+
+    paths = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return *paths, __file__.rpartition("watchdog")[0], "<frozen "

@@ -79,5 +79,9 @@ def echo(value=None):
     return value
 
 
+def end_of(value):
+    return len(value), bytes(value[-2:])
+
+
 def too_big():
     return bytearray(1 << 62)

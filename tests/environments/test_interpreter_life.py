@@ -21,6 +21,7 @@ from concurrent import interpreters
 import interpreter_bodies as bodies
 
 from theus.environments.interpreter import InterpreterEnvironment
+from theus.environments.near_blocks import Blocks
 from theus.environments.peer import Peer
 from theus.environments.sub_interpreter import SubInterpreter
 
@@ -135,6 +136,17 @@ def test_a_thread_that_a_body_left_is_waited_for():
     asyncio.run(main())
 
 
+def test_big_values_cross_and_leave_nothing():
+    async def main():
+        big = bytes(8 << 20) + b"ok"
+        async with interpreters_of(2) as environment:
+            calls = [call(environment, bodies.end_of, value) for value in (big, big, bytearray(big), bytearray(big))]
+            assert await asyncio.gather(*calls) == [(len(big), b"ok")] * 4
+            assert await call(environment, bodies.echo, big) == big
+
+    asyncio.run(main())
+
+
 def test_one_that_cannot_start_leaves_nothing_open(monkeypatch):
     def no_more(thread):
         raise RuntimeError("can't start new thread")
@@ -142,7 +154,7 @@ def test_one_that_cannot_start_leaves_nothing_open(monkeypatch):
     before = set(os.listdir("/proc/self/fd"))
     monkeypatch.setattr("threading.Thread.start", no_more)
     with pytest.raises(OSError, match="start new thread"):
-        Peer(SubInterpreter)
+        Peer(SubInterpreter, Blocks(lambda: None))
     assert set(os.listdir("/proc/self/fd")) == before
 
 

@@ -25,7 +25,7 @@ def outcome(call: Any) -> Any:
     except Exception as error:
         text = str(error)
         for name in ("Dict", "List", "Set", "Deque"):
-            text = text.replace(f"{name}Draft", name.lower())
+            text = text.replace(f"{name}Draft (use plain(...) of it)", name.lower())
         return type(error), "unhashable" if "unhashable" in text else text  # Python 3.14 says for what it was meant
     return plain(result)
 

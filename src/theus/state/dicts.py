@@ -276,6 +276,12 @@ class DictDraft(DictFace, Node):
         self._size = 0
         self._whole = self._dirty = True
 
+    def _become(self, entries: Any) -> None:
+        """Become what a plain dict is."""
+        DictDraft.clear(self)
+        for key, value in entries.items():
+            DictDraft.__setitem__(self, key, value)
+
     def __ior__(self, other: Any) -> Any:
         self.update(other)
         return self

@@ -25,6 +25,10 @@ class _Pickled(Face):
     __slots__ = ()
     __hash__ = None  # type: ignore[assignment]
 
+    def __init_subclass__(cls) -> None:
+        # What C code cannot take it names in its error: "Object of type ... is not JSON serializable".
+        cls.__name__ = f"{cls.__name__.partition(' ')[0]} (use plain(...) of it)"
+
     def __copy__(self) -> Any:
         return self._theus_plain()
 
@@ -45,6 +49,9 @@ class DictFace(_Pickled):
     """What a dict can be asked."""
 
     __slots__ = ()
+
+    def __array__(self, *arguments: Any, **options: Any) -> Any:
+        raise TypeError(f"numpy cannot make an array of a {type(self).__name__}")
 
     # primitives
 
@@ -303,6 +310,9 @@ class SetFace(_Pickled):
     """What a set can be asked."""
 
     __slots__ = ()
+
+    def __array__(self, *arguments: Any, **options: Any) -> Any:
+        raise TypeError(f"numpy cannot make an array of a {type(self).__name__}")
 
     # primitives
 

@@ -245,6 +245,11 @@ class ListDraft(ListFace, Node):
         self._write_whole()
         self._take_over().sort(key=key, reverse=reverse)
 
+    def _become(self, items: Any) -> None:
+        """Become what a plain list is."""
+        ListDraft.clear(self)
+        ListDraft.extend(self, items)
+
     def clear(self) -> None:
         self._write_whole()
         self._tx._stay()

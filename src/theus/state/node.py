@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from theus.errors import Path, ScopeError
 from theus.state.access import Grant, Op
+from theus.state.subclasses import PLAIN, face_of
 from theus.state.values import OBJECT, Face, ingest, kind_of, rebuild_tuple
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def maker_of(cls: type) -> Maker | None:
         maker = KIND_MAKERS.get(kind_of(cls))
         if kind_of(cls) == OBJECT:
             return maker  # it puts a better one here itself
-        MAKERS[cls] = maker
+        MAKERS[cls] = face_of(maker, cls) if issubclass(cls, PLAIN) else maker
     return MAKERS[cls]
 
 

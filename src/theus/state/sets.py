@@ -132,6 +132,12 @@ class SetDraft(SetFace, Node):
         self._size = 0
         self._whole = self._dirty = True
 
+    def _become(self, members: Any) -> None:
+        """Become what a plain set is."""
+        SetDraft.clear(self)
+        for member in members:
+            SetDraft.add(self, member)
+
     def update(self, *others: Iterable[Any]) -> None:
         for other in others:
             for member in list(other):

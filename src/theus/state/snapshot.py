@@ -16,6 +16,7 @@ from theus.errors import ScopeError
 from theus.state.draft import field_names, subclass_slots
 from theus.state.faces import DictFace, ListFace, SetFace
 from theus.state.models import attribute, special_methods
+from theus.state.subclasses import face_of
 from theus.state.values import (
     ARRAY,
     DEQUE,
@@ -85,13 +86,13 @@ def _view(value: Any, scope: str) -> Any:
         _set(face, "_theus_scope", scope)
         return face
     if kind == DICT:
-        return DictView(value, scope)
+        return face_of(DictView, type(value))(value, scope)
     if kind == LIST:
-        return ListView(value, scope)
+        return face_of(ListView, type(value))(value, scope)
     if kind == SET:
-        return SetView(value, scope)
+        return face_of(SetView, type(value))(value, scope)
     if kind == DEQUE:
-        return DequeView(value, scope)
+        return face_of(DequeView, type(value))(value, scope)
     if kind == TUPLE:
         items = [_view(part, scope) for part in value]
         same = all(new is old for new, old in zip(items, value, strict=True))
@@ -122,6 +123,9 @@ class _View(Face):
 
     def _theus_rest(self) -> Any:
         return ingest(self._value, ())
+
+    def _become(self, value: Any) -> NoReturn:
+        _refuse(self)
 
 
 class DictView(_View, DictFace):

@@ -7,6 +7,13 @@ from typing import Any
 from theus.state.values import Face, register
 
 
+class _Number(int):
+    """What a handle says that it is: an int, and for the error of C code that cannot take a handle, what to do."""
+
+
+_Number.__name__ = "int (a Tally: use int(...) of it)"
+
+
 class TallyDraft(Face):
     """A number that has not been read yet: ``base + delta``. It acts as the int; ``+=`` and ``-=`` do not read it."""
 
@@ -17,7 +24,7 @@ class TallyDraft(Face):
         self._name = name
         self._delta = delta
 
-    __class__: Any = property(lambda self: int)
+    __class__: Any = property(lambda self: _Number)
 
     def _value(self) -> int:
         node = self._node

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from theus import Context, DefinitionError, Engine, NotStorable, StoreError, StoreUnavailable, process
-from theus.stores import sqlite as module
+from theus.stores import replica, sqlite as module
 from theus.stores.sqlite import SqliteDriver
 
 
@@ -224,6 +224,35 @@ def test_a_disk_that_is_full_changes_nothing(tmp_path) -> None:
             engine.run(keep, "big", "x" * 100_000)
         assert not engine.state.anything
         assert engine.run(hit) == 2
+
+
+# --- for long ---
+
+
+def steps(path: Any, count: int) -> int:
+    """Small steps; the bytes of all files of the store at the end."""
+    with Engine(Shop(), store=f"sqlite:{path}?sync=normal") as engine:
+        for _ in range(count):
+            engine.run(hit)
+        assert engine.state.hits == count
+    return sum(file.stat().st_size for file in path.parent.iterdir())
+
+
+def test_the_file_does_not_grow_with_the_number_of_steps(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(replica, "MOST_WEIGHT", 20_000)  # cut the log every few hundred steps
+    size = steps(tmp_path / "shop.db", 3_000)
+    assert size < 150_000
+    with Engine(Shop(), store=tmp_path / "shop.db") as engine:
+        assert engine.run(hit) == 3_001
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(4 * 3600)
+def test_ten_million_steps(tmp_path) -> None:
+    count = 10_000_000
+    size = steps(tmp_path / "shop.db", count)
+    print(f"{count:,} small steps: {size / 2**20:.1f} MiB of files")
+    assert size < 64 * 2**20
 
 
 # --- processes ---

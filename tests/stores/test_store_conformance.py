@@ -10,6 +10,7 @@ from theus.stores.codec import Codec
 from theus.stores.memory import MemoryStore
 from theus.stores.replica import Replica
 from theus.stores.sqlite import SqliteDriver
+from theus.testing import stores
 from theus.testing.stores import CHECKS, LossyDriver, Shelf, check_store, checks_for
 
 
@@ -33,6 +34,16 @@ PLACES = {
 @pytest.mark.parametrize(("name", "check"), [(name, check) for name in PLACES for check in checks_for(name)], ids=str)
 def test_store(name, check, tmp_path):
     check(PLACES[name](tmp_path))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", PLACES)
+def test_a_thousand_rounds_of_write_skew(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(stores, "ROUNDS", 1_000)
+    for number, check in enumerate(check for check in checks_for(name) if "skew" in str(check)):
+        (tmp_path / str(number)).mkdir()
+        check(PLACES[name](tmp_path / str(number)))
 
 
 def test_all_at_once():

@@ -10,7 +10,7 @@ from theus.state.access import Ops
 from theus.state.head import Head, Staged
 from theus.state.transaction import Transaction
 from theus.state.values import plain
-from theus.state.versioned import VDict
+from theus.state.versioned import VDict, VList, VSet
 from theus.testing.oracle import World, act, play, random_script
 
 
@@ -64,7 +64,9 @@ def test_what_was_forgotten_stands_in_nobodys_way() -> None:
         head.stage(prepared(head, [("write number", "a", n), ("drop key", "a", 1), ("log", "a", n)]), accept)
     head.discard()
     assert head.version == 0
+    head.commit(prepared(head, [("write item", "a", 1)]))
     reader = prepared(head, [("read number", "a", 0), ("count keys", "a", 0), ("write key", "b", 1)])
+    head.commit(prepared(head, [("write item", "a", 2)]))  # so that the reader is not on the newest
     assert isinstance(head.commit(reader), Committed)
 
 
@@ -114,6 +116,19 @@ def test_a_message_on_a_staged_state_puts_no_patch_into_the_state() -> None:
     assert (
         plain(head.snapshot.root.copy) == plain(head.snapshot.root.numbers) == {**dict.fromkeys(range(1000), 0), 5: 7}
     )
+
+
+def test_big_containers_are_published_without_patches() -> None:
+    head = Head(Big())
+    before = head.snapshot
+    for n in range(3):
+        ops = [("set", ("numbers", n), 1), ("append", ("log",), [n]), ("include", ("members",), {-n - 1})]
+        head.stage(Commit(0, (), ops, "blind"), accept)
+    head.publish(0.0)
+    root = head.snapshot.root
+    assert (type(root.numbers), type(root.log), type(root.members)) == (VDict, VList, VSet)
+    assert (sum(plain(root.numbers).values()), len(root.log), len(root.members)) == (3, 1003, 1003)
+    assert plain(before.root) == Big()
 
 
 def test_a_message_in_a_message_puts_no_patch_into_the_state() -> None:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
+import joblib
 import numpy as np
 import psutil
 
-from benchmarks.bench_worker import Ours, Standard
+from benchmarks.arrays import ends, give, hold, square, total
+from benchmarks.bench_worker import Ours, Pool, Standard
 from benchmarks.measure import table
 from theus.environments.shared import share
 from theus.environments.worker import WorkerEnvironment
@@ -31,29 +34,6 @@ MEGABYTES = (1, 64, 1024)
 SQUARES = 20_000_000
 ROOM = 5  # times the array that must be free
 
-HELD: dict[int, Any] = {}
-
-
-def ends(array: Any) -> float:
-    """Look at the first and the last page."""
-    return float(array[0] + array[-1])
-
-
-def total(array: Any) -> float:
-    return float(array.sum())
-
-
-def hold(size: int) -> None:
-    HELD[size] = np.ones(size)
-
-
-def give(size: int) -> Any:
-    return HELD[size]
-
-
-def square(out: Any, source: Any) -> None:
-    np.multiply(source, source, out=out)
-
 
 class Theus(Ours):
     def __init__(self) -> None:
@@ -61,23 +41,10 @@ class Theus(Ours):
         self.processes = {function: Process(function) for function in (ends, total, hold, give, square)}
 
 
-class Threads:
-    def __init__(self) -> None:
-        self.pool: Executor = ThreadPoolExecutor(WORKERS)
-
-    async def ask(self, function: Any, *args: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
-
-    async def close(self) -> None:
-        self.pool.shutdown()
-
-
-class Joblib:
+class Joblib(Pool):
     """``joblib.Parallel``, which writes big arrays to a file that its workers map."""
 
     def __init__(self) -> None:
-        import joblib
-
         self.parallel = joblib.Parallel(n_jobs=WORKERS)
         self.delayed = joblib.delayed
 
@@ -126,14 +93,12 @@ def timed_here(work: Callable[[], Any]) -> float:
 
 
 def pools_for(megabytes: int) -> dict[str, Any]:
-    pools: dict[str, Any] = {"theus": Theus(), "threads": Threads()}
+    pools: dict[str, Any] = {"theus": Theus(), "threads": Standard(ThreadPoolExecutor(WORKERS))}
     if megabytes <= 64:  # a gigabyte takes ProcessPoolExecutor 15 s
-        pools["ProcessPoolExecutor"] = Standard(WORKERS, "forkserver")
-    try:
-        pools["joblib"] = Joblib()
-    except ImportError:
-        pass
-    return pools
+        pools["ProcessPoolExecutor"] = Standard(
+            ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context("forkserver"))
+        )
+    return {**pools, "joblib": Joblib()}
 
 
 def rounds_for(megabytes: int) -> int:

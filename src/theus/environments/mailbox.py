@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("theus.environments")
 
+_running_loop = asyncio._get_running_loop  # None where there is none
+
 Todo = tuple[Callable[..., object], tuple[Any, ...]]
 
 
@@ -44,7 +46,9 @@ class Mailbox:
             self._posted = True
             loop = self._loop()
             try:
-                if loop is not None:
+                if loop is not None and loop is _running_loop():
+                    loop.call_soon(self._run)  # nobody has to be woken, which would take two system calls
+                elif loop is not None:
                     loop.call_soon_threadsafe(self._run)
             except RuntimeError:  # the loop was closed: nobody waits there any more
                 self._items.clear()

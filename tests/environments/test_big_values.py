@@ -371,6 +371,26 @@ def test_memory_is_written_to_again():
     run(main)
 
 
+def test_what_was_lent_twice_is_free_when_it_came_back_twice():
+    blocks = near_blocks.Blocks(lambda: None)
+    ledger = near_blocks.Ledger(blocks)
+    descriptors = []
+    lot = blocks.place(memoryview(bytearray(LEAST)))
+    ledger.lend(lot, descriptors)
+    number, *_ = ledger.lend(lot, descriptors)
+    lent = lot.block.fd
+    assert descriptors == [lent, lent]
+    del lot
+    ledger.take_back([number], as_new=True)
+    other = blocks.place(memoryview(bytearray(LEAST)))
+    assert other.block.fd != lent
+    ledger.take_back([number], as_new=True)
+    again = blocks.place(memoryview(bytearray(LEAST)))
+    assert again.block.fd == lent
+    del other, again
+    blocks.close()
+
+
 def test_only_so_much_free_memory_is_kept(monkeypatch):
     monkeypatch.setattr(near_blocks, "SPARE", 4 * LEAST)
 

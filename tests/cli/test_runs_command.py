@@ -154,6 +154,41 @@ def test_a_state_of_plain_values_is_shown_without_the_code_that_made_it(theus, t
     assert theus("state", "diff", "plain.db", "0", "1").returncode == 0
 
 
+NEWER = """
+from dataclasses import dataclass, field
+from theus import migration
+
+@dataclass
+class Shop:
+    schema_version = 2
+    goods: dict[str, int] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+
+@migration(1, 2)
+def rename(state):
+    state["goods"] = state.pop("stock")
+"""
+
+
+def test_a_state_is_migrated_and_before_that_shown_what_would_change(theus, tmp_path):
+    begin(tmp_path, WAITS)
+    (tmp_path / "newer.py").write_text(NEWER)
+    with_types = ("shop.db", "--types", "newer:Shop")
+    refused = theus("state", "show", *with_types)
+    assert refused.returncode == 2
+    assert "theus state migrate" in refused.stderr
+    dry = theus("state", "migrate", *with_types, "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert "version 1 to 2: rename" in dry.stdout
+    assert "goods: None -> {'tea': 2, 'milk': 9}" in dry.stdout
+    assert theus("state", "show", "shop.db", "--types", "shop:Shop").returncode == 0
+    assert theus("state", "migrate", *with_types).returncode == 0
+    assert "nothing to do" in theus("state", "migrate", *with_types).stdout
+    state = json.loads(theus("state", "show", *with_types, "--json").stdout)
+    assert state["goods"] == {"tea": 2, "milk": 9}
+    assert "nightly-24" in theus("runs", "shop.db").stdout  # without any class, also then
+
+
 def test_what_is_not_there(theus, tmp_path):
     for words in (("runs", "none.db"), ("show", "r", "--store", "none.db"), ("state", "show", "none.db")):
         answer = theus(*words)

@@ -174,7 +174,7 @@ def _add_runs(commands: Any, target: dict[str, str]) -> None:
     replay.add_argument("--pdb", action="store_true", help="open the debugger where it raises")
     replay.set_defaults(command=_command("replay", "replay"))
 
-    state = commands.add_parser("state", help="show, compare and restore the state in a store")
+    state = commands.add_parser("state", help="show, compare, restore and migrate the state in a store")
     verbs = state.add_subparsers(metavar="VERB", required=True)
     shown = verbs.add_parser("show", help="show the state")
     shown.add_argument("store", **where)
@@ -193,6 +193,13 @@ def _add_runs(commands: Any, target: dict[str, str]) -> None:
     restore.add_argument("version", type=int, metavar="VERSION")
     restore.add_argument("--types", required=True, **types)
     restore.set_defaults(command=_command("state", "restore"))
+    migrate = verbs.add_parser(
+        "migrate", help="bring the state to the schema_version of its class, by its @migration functions"
+    )
+    migrate.add_argument("store", **where)
+    migrate.add_argument("--types", required=True, **types)
+    migrate.add_argument("--dry-run", action="store_true", help="only say what would change")
+    migrate.set_defaults(command=_command("state", "migrate"))
 
 
 def _command(module: str, name: str) -> Callable[[argparse.Namespace], int]:

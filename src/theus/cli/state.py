@@ -1,4 +1,4 @@
-"""``theus state show|diff|restore``: the state in a store, as it is and as it was."""
+"""``theus state show|diff|restore|migrate``: the state in a store, as it is and as it was."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from theus import DefinitionError, Engine, StoreError, plain
 from theus.cli.codes import FAILED, OK
 from theus.cli.output import show_json, show_result
 from theus.cli.run import wrong
-from theus.cli.stores import open_engine
+from theus.cli.stores import open_engine, open_typed
+
+MOST = 60  #: characters of a value
 
 
 def show(options: argparse.Namespace) -> int:
@@ -44,9 +46,38 @@ def restore(options: argparse.Namespace) -> int:
     return _with(options, lambda engine: print(f"version {engine.restore(options.version)}"))
 
 
+def migrate(options: argparse.Namespace) -> int:
+    """Bring the state to the version of its class, or only say what that would do; gives the exit code."""
+
+    def work() -> None:
+        store = open_typed(options.store, options.types)
+        try:
+            pending = store.pending()
+            if pending is None:
+                print("nothing to do: the state is of the version of its class")
+                return
+            print(f"version {pending.old} to {pending.new}: {', '.join(pending.steps)}")
+            for name in [*pending.before, *(pending.after.keys() - pending.before.keys())]:
+                old, new = pending.before.get(name), pending.after.get(name)
+                if old != new:
+                    print(f"{name}: {_short(old)} -> {_short(new)}")
+            if options.dry_run:
+                print("nothing was written")
+            else:
+                store.open()
+        finally:
+            store.close()
+
+    return _guarded(work)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MOST else text[: MOST - 1] + "…"
+
+
 def _with(options: argparse.Namespace, work: Callable[[Engine[Any]], None]) -> int:
-    console = Console(stderr=True, highlight=False)
-    try:
+    def with_engine() -> None:
         engine = open_engine(options.store, options.types)
         try:
             work(engine)
@@ -54,6 +85,14 @@ def _with(options: argparse.Namespace, work: Callable[[Engine[Any]], None]) -> i
             engine.close()
             assert engine.store is not None
             engine.store.close()
+
+    return _guarded(with_engine)
+
+
+def _guarded(work: Callable[[], None]) -> int:
+    console = Console(stderr=True, highlight=False)
+    try:
+        work()
     except DefinitionError as error:
         return wrong(console, error)
     except StoreError as error:

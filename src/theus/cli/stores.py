@@ -24,7 +24,7 @@ class Blind(Codec):
         return {}
 
     def decode_ops(self, data: bytes) -> Ops:
-        return ()
+        return [("set", (), {})]
 
     def encode_state(self, root: Any) -> bytes:
         raise StoreError("who does not know the state keeps no snapshot of it")
@@ -42,27 +42,40 @@ class Untyped(Codec):
 
 def open_blind(url: str) -> Replica:
     """The store, for its records."""
-    return _open(url, Blind())
+    return _open(url, Blind(), None)
 
 
 def open_engine(url: str, types: str | None) -> Engine[Any]:
     """An engine on the store, with the types that a module gives; without, with plain values to look at."""
-    store = _open(url, Untyped() if types is None else Codec(find_types(types)))
+    if types is not None:
+        store = open_typed(url, types)
+        if (pending := store.pending()) is not None:
+            store.close()
+            raise UsageError(
+                f"{url} was stored as version {pending.old}, the class is of version {pending.new}: "
+                f"theus state migrate {url} --types {types}"
+            )
+        return Engine(store=store)
+    store = _open(url, Untyped(), None)
     try:
         store.open()
     except (AttributeError, TypeError, LookupError, StoreError) as failure:
         store.close()
-        if types is not None:
-            raise
         raise UsageError(
             f"{url} holds what only the class of its domain tells apart ({failure}): --types module:engine or module:Class"
         ) from None
     return Engine(store=store)
 
 
-def _open(url: str, codec: Codec) -> Replica:
+def open_typed(url: str, types: str) -> Replica:
+    """The store, with the types that a module gives. Opens nothing yet."""
+    found = find_types(types)
+    return _open(url, Codec(found), object.__new__(found))  # there is a state: of this one only the class counts
+
+
+def _open(url: str, codec: Codec, domain: Any) -> Replica:
     make = driver_of(url)
     path = getattr(make(), "path", None)
     if path is not None and not Path(path).is_file():
         raise UsageError(f"there is no store {url!r}.")  # opened, it would be made
-    return Replica(make, codec, None)
+    return Replica(make, codec, domain)

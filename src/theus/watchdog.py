@@ -132,13 +132,14 @@ class _Watch:
         self._delay = RunDelay(threading.get_native_id())
         self._asked = 0.0
         self._waited = 0.0
+        self._computed = 0.0
         self._suspect: object = None  #: who was seen at the last look
         self._since = 0.0  #: since when
         self._told: object = None  #: of whom
 
     def ask(self) -> None:
         """Ask for a sign of life."""
-        self._waited = self._delay.seconds()
+        self._waited, self._computed = self._delay.seconds(), self._delay.cpu()
         self._asked = perf_counter()
         self.answered, self._suspect, self._told = False, None, None
         try:
@@ -170,6 +171,8 @@ class _Watch:
         seconds = now - self._since
         if suspect is self._told or (seconds - (self._delay.seconds() - self._waited) < BOUND and not blind):
             return None
+        if not elsewhere and self._delay.is_waiting() and self._delay.cpu() - self._computed < BOUND / 2:
+            return None  # it is ready to go on, and waits for a processor
         self._told = suspect
         stack = "".join(traceback.format_stack(shown, 6))
         return Stall(call, shown.f_code, shown.f_lineno, seconds, elsewhere, stack)
@@ -183,10 +186,13 @@ def _culprit(frame: FrameType | None) -> tuple[Call | None, FrameType | None]:
     """The call that a stack is in, if any, and the innermost frame of it that is the user's."""
     innermost: FrameType | None = None
     body: FrameType | None = None
+    in_loop = False  # what comes further out has started the loop; it does not hold it up
     while frame is not None:
         if frame.f_code in _RUNNERS:
             return frame.f_locals.get("call"), innermost or body
-        if innermost is None and not frame.f_code.co_filename.startswith(_libraries()):
+        file = frame.f_code.co_filename
+        in_loop = in_loop or file.startswith(_ASYNCIO)
+        if innermost is None and not in_loop and not file.startswith(_libraries()):
             innermost = frame
         body, frame = frame, frame.f_back
     return None, innermost
@@ -201,6 +207,7 @@ def _of_task(loop: asyncio.AbstractEventLoop) -> Call | None:
 
 
 _RUNNERS = (execute.__code__, execute_async.__code__)
+_ASYNCIO = asyncio.__file__.rpartition("__init__")[0]
 
 
 @functools.cache

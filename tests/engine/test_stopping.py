@@ -69,6 +69,45 @@ def square(n):
     return n * n
 
 
+def test_when_all_threads_are_taken_it_is_said_once_and_nobody_is_lost(caplog):
+    release = threading.Event()
+
+    @process(environment="thread")
+    def waits(number):
+        release.wait(60)
+        return number
+
+    def told():
+        return [record.message for record in caplog.records if record.name == "theus.environments"]
+
+    async def main(engine):
+        run = asyncio.ensure_future(engine.arun(each(waits), range(6)))
+        while not told():
+            await asyncio.sleep(0)
+        release.set()
+        assert await run == list(range(6))
+
+    with Engine() as engine:
+        engine.threads.capacity = 2
+        asyncio.run(main(engine))
+    assert len(told()) == 1
+    assert "all 2 threads are taken" in told()[0]
+
+
+def test_a_process_that_calls_the_engine_gets_a_thread_though_all_are_taken():
+    @process(environment="thread")
+    def inner(number):
+        return number + 1
+
+    @process(environment="thread")
+    def outer(number):
+        return engine.run(each(inner), [number])
+
+    with Engine() as engine:
+        engine.threads.capacity = 2
+        assert engine.run(each(outer), range(5)) == [[1], [2], [3], [4], [5]]
+
+
 def test_a_thread_is_let_go_of_when_its_time_is_over():
     clock, started, release = FakeClock(), threading.Event(), threading.Event()
 

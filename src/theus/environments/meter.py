@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from pathlib import Path
 from time import perf_counter, process_time, sleep
 from typing import TYPE_CHECKING
 
@@ -134,22 +135,40 @@ def _late() -> float:
 
 
 class RunDelay:
-    """How long a thread was ready to run and waited for a processor, where the system tells it (Linux)."""
+    """How long a thread ran, and was ready to run and waited for a processor, where the system tells it (Linux)."""
 
     def __init__(self, native_id: int) -> None:
+        self._path = f"/proc/self/task/{native_id}"
         try:
-            self._file = os.open(f"/proc/self/task/{native_id}/schedstat", os.O_RDONLY)
+            self._file = os.open(f"{self._path}/schedstat", os.O_RDONLY)
         except OSError:
             self._file = -1
 
     def seconds(self) -> float:
-        """So far; 0 where it is not known."""
+        """How long it waited so far, this time excluded; 0 where it is not known."""
+        return self._read(1)
+
+    def cpu(self) -> float:
+        """How long it ran; 0 where it is not known."""
+        return self._read(0)
+
+    def _read(self, field: int) -> float:
         if self._file < 0:
             return 0.0
         try:
-            return int(os.pread(self._file, 64, 0).split()[1]) * 1e-9
+            return int(os.pread(self._file, 64, 0).split()[field]) * 1e-9
         except (OSError, IndexError):  # the thread has ended
             return 0.0
+
+    def is_waiting(self) -> bool:
+        """Whether it runs or waits for a processor now, and for nothing else."""
+        if self._file < 0:
+            return False
+        try:
+            stat = Path(self._path, "stat").read_text(encoding="utf-8")
+        except OSError:
+            return False
+        return stat.rpartition(")")[2].split()[0] == "R"
 
     def close(self) -> None:
         """Let go of the file."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from theus.protocols import Call, Clock, Outcome
 
 T = TypeVar("T")
+log = logging.getLogger("theus.environments")
 LET_GO = "was let go of (its thread runs on: a thread cannot be killed)"
 IDLE_SECONDS = 30.0  #: a thread with nothing to do for so long ends
 
@@ -42,6 +44,7 @@ class ThreadEnvironment:
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._stopped = False
+        self._is_dry = False  #: all threads are taken, and it was told of
 
     async def start(self) -> None:
         """Nothing to do: threads start when they are needed."""
@@ -95,6 +98,13 @@ class ThreadEnvironment:
                     thread = threading.Thread(target=self._work, name=f"theus-{next(self._numbers)}", daemon=True)
                     self._threads.add(thread)
                     thread.start()
+                elif not self._is_dry:
+                    self._is_dry = True
+                    log.warning(
+                        "all %d threads are taken, so calls wait for one. What waits and is an async def needs none; "
+                        "each(..., limit=) bounds how many are under way.",
+                        self.capacity,
+                    )
 
     def _work(self) -> None:
         while True:
@@ -108,6 +118,8 @@ class ThreadEnvironment:
                 break
             job()
             del job
+            if self._is_dry and self._jobs.empty():
+                self._is_dry = False  # the next time is told of again
             self._idle.release()
         with self._lock:
             self._threads.discard(threading.current_thread())

@@ -194,7 +194,9 @@ def _culprit(frame: FrameType | None) -> tuple[Call | None, FrameType | None]:
         in_loop = in_loop or file.startswith(_ASYNCIO)
         if innermost is None and not in_loop and not file.startswith(_libraries()):
             innermost = frame
-        body, frame = frame, frame.f_back
+        if not file.startswith(_standard()):
+            body = frame  # a package of the user's own may be installed beside those of others
+        frame = frame.f_back
     return None, innermost
 
 
@@ -211,9 +213,17 @@ _ASYNCIO = asyncio.__file__.rpartition("__init__")[0]
 
 
 @functools.cache
-def _libraries() -> tuple[str, ...]:
-    """Where the code lives that is not the user's."""
+def _standard() -> tuple[str, ...]:
+    """Where the standard library lives."""
     import sysconfig  # here: whoever imports theus would pay for it
 
-    paths = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    return *paths, __file__.rpartition("watchdog")[0], "<frozen "
+    return *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}, "<frozen "
+
+
+@functools.cache
+def _libraries() -> tuple[str, ...]:
+    """Where the code lives that is not the user's."""
+    import sysconfig
+
+    paths = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
+    return *_standard(), *paths, __file__.rpartition("watchdog")[0]

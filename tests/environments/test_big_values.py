@@ -144,6 +144,7 @@ def test_sizes_around_each_border(border):
             for one in (found[3].array, found[4]):
                 assert one.tobytes() == text
             assert found[3].array.flags.writeable
+            assert not found[4].flags.writeable
             assert found[5] == value[5]
             again = await call(environment, bodies.echo, found)
             assert again[3].array.tobytes() == again[0] == text
@@ -349,6 +350,7 @@ def test_a_result_lies_in_the_domain_without_a_copy():
         mine = bodies.blocks()
         assert len(mine) == 1
         assert not engine.state["array"].flags.writeable
+        assert np.shares_memory(engine.state["array"], engine.state["array"])
         for _ in range(4):
             assert engine.run(bodies.total_of_domain) == (2.0 * BIG, mine)
             with engine.transaction() as domain:
@@ -461,7 +463,7 @@ def test_any_view_of_shared_memory_is_a_view_there():
 
 
 def test_shared_memory_and_results_go_from_one_environment_to_another():
-    out = share(np.zeros(BIG))
+    out, second = share(np.zeros(BIG)), share(np.zeros(BIG))
 
     async def main(environment):
         result = await call(environment, bodies.make, BIG, 2.0)
@@ -470,6 +472,9 @@ def test_shared_memory_and_results_go_from_one_environment_to_another():
                 await call(environment, bodies.fill, out[:10], 1)
                 await call(other, bodies.fill, out[10:20], 2)
                 assert out.sum() == 30
+                await call(environment, bodies.fill, second[:10], 3)
+                await call(other, bodies.fill, second[10:20], 4)
+                assert (out.sum(), second.sum()) == (30, 70)
                 assert await call(other, bodies.total, result) == 2 * BIG
                 assert await call(other, bodies.spoil, result) == (2 * BIG, -BIG)
             inodes = bodies.blocks()

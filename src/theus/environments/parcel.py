@@ -70,7 +70,7 @@ class Parcel(NamedTuple):
     plain: bool
 
 
-#: how many pieces and buffers, plain · which parts lie in a block, each with what it is found by · which are read-only
+#: how many pieces and buffers, plain · which parts lie in a block, each with what it is found by
 Shape = tuple[Any, ...]
 
 
@@ -505,32 +505,27 @@ def ship(parcel: Parcel, tell: Callable[[Any], tuple[Any, ...]]) -> tuple[Shape,
     data, buffers, plain = parcel
     if isinstance(data, (bytes, bytearray, memoryview)):
         if not buffers:
-            return (1, 0, plain, (), ()), [data]
+            return (1, 0, plain, ()), [data]
         data = [data]
     parts: list[Bytes] = []
     lent: list[tuple[int, Any]] = []
-    fixed: list[int] = []
     for index, part in enumerate((*data, *buffers)):
         if not isinstance(part, (bytes, bytearray, memoryview)):
             lent.append((index, tell(part)))
             part = b""
-        elif isinstance(part, memoryview) and part.readonly:
-            fixed.append(index)
         parts.append(part)
-    return (len(data), len(buffers), plain, lent, fixed), parts
+    return (len(data), len(buffers), plain, lent), parts
 
 
 def unship(shape: Shape, received: Sequence[Bytes], find: Callable[[Any], Lent]) -> Parcel:
     """The parcel that these parts of a frame are. ``find``: gives the block for what it was told."""
-    pieces, _, plain, lent, fixed = shape
+    pieces, _, plain, lent = shape
     if len(received) == 1:
         return Parcel(received[0], (), plain)
     parts: list[Bytes | Lent] = list(received)
     for index, told in lent:
         parts[index] = find(told)
     for index in range(pieces, len(parts)):
-        if index in fixed:
-            parts[index] = memoryview(received[index]).toreadonly()
-        elif isinstance(part := parts[index], bytes):
+        if isinstance(part := parts[index], bytes):
             parts[index] = bytearray(part)  # what lies in it is writable, as it was
     return Parcel(received[0] if pieces == 1 else parts[:pieces], parts[pieces:], plain)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import statistics
 import sys
 import threading
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from benchmarks.labelled import labelled
+from theus import Engine, process
 from theus.environments.meter import Meter, Ticker
 from theus.nature import Profile
 from theus.processes import Process
@@ -50,8 +56,65 @@ def recognise(verbose: bool = False) -> None:
         print(f"  {line}")
 
 
+def burn(seconds: float) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        sum(range(100))
+
+
+async def burn_async(seconds: float) -> None:
+    burn(seconds)
+
+
+async def worst_lag(work: Callable[[], Awaitable[Any]]) -> float:
+    """Milliseconds by which a ticker of 1 ms was late at worst, while something ran."""
+    worst, goes_on = 0.0, True
+
+    async def tick() -> None:
+        nonlocal worst
+        while goes_on:
+            before = time.perf_counter()
+            await asyncio.sleep(0.001)
+            worst = max(worst, time.perf_counter() - before - 0.001)
+
+    ticker = asyncio.ensure_future(tick())
+    await asyncio.sleep(0.01)
+    await work()
+    goes_on = False
+    await ticker
+    return worst * 1e3
+
+
+async def lags(seconds: float) -> dict[str, float]:
+    """The lag of the first and second call of a process that burns so many seconds, and of asyncio alone."""
+    found = {"idle": await worst_lag(lambda: asyncio.sleep(seconds))}
+    found["asyncio: async def"] = await worst_lag(lambda: burn_async(seconds))
+    found["asyncio: to_thread"] = await worst_lag(lambda: asyncio.to_thread(burn, seconds))
+    for name, function in (("def", burn), ("async def", burn_async)):
+        engine = Engine()
+        await engine.arun(process(lambda: None, nature="cpu"))  # as in a program that is under way
+        target = process(function)
+        for number in ("first", "second"):
+            found[f"{name}, {number} call"] = await worst_lag(lambda: engine.arun(target, seconds))  # noqa: B023
+        await engine.aclose()
+    return found
+
+
+def lag(rounds: int = 5, seconds: float = 1.0) -> None:
+    """Print the medians, over the idle baseline."""
+    logging.disable(logging.WARNING)  # the watchdog has something to say, each time
+    seen = [asyncio.run(lags(seconds)) for _ in range(rounds)]
+    logging.disable(logging.NOTSET)
+    print(f"\nWorst lag of the loop while one process burns {seconds:g} s of Python, median of {rounds}, over idle")
+    for name in seen[0]:
+        over = statistics.median(found[name] - found["idle"] for found in seen)
+        shown = statistics.median(found[name] for found in seen) if name == "idle" else over
+        print(f"  {name:<22} {shown:10,.1f} ms")
+
+
 def main() -> None:
     recognise("verbose" in sys.argv)
+    lag()
 
 
 if __name__ == "__main__":

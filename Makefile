@@ -15,7 +15,7 @@ unexport VIRTUAL_ENV
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-3.14 check lint types layers changelog docs bench soak dev format clean
+.PHONY: help demo servers test test-3.14 check lint types layers changelog docs bench soak dev format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9.-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -23,10 +23,10 @@ help: ## this list
 demo: .venv/demo.stamp ## the main job on real input: it waits, it computes, it cleans up
 	@$(BIN)/theus demo $(ARGS)
 
-test: .venv/test.stamp ## all tests but the soak (ARGS="-k pipe -x" goes to pytest)
+test: .venv/test.stamp servers ## all tests but the soak (ARGS="-k pipe -x" goes to pytest)
 	$(BIN)/python -m pytest -q $(ARGS)
 
-test-3.14: .venv-3.14/test.stamp ## the same tests on Python 3.14 (made in .tools if the machine has none)
+test-3.14: .venv-3.14/test.stamp servers ## the same tests on Python 3.14 (made in .tools if the machine has none)
 	.venv-3.14/bin/python -m pytest -q $(ARGS)
 
 check: lint types layers changelog docs ## style, strict types by two checkers, layers, changelog, docs (make -k check: all faults)
@@ -50,11 +50,11 @@ docs: .venv/check.stamp ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "docs: site/index.html"
 
-bench: .venv/bench.stamp ## the price of things, beside asyncio's
+bench: .venv/bench.stamp servers ## the price of things, beside asyncio's
 	@$(BIN)/python -m compileall -q src benchmarks
 	$(BIN)/python -m benchmarks $(ARGS)
 
-soak: .venv/test.stamp ## the long runs: random histories, a million steps, 20 times the property tests; see docs/soak.md
+soak: .venv/test.stamp servers ## the long runs: random histories, a million steps, 20 times the property tests; see docs/soak.md
 	THEUS_SOAK=20 $(BIN)/python -m pytest -m soak -s --timeout 14400 -o faulthandler_timeout=14000 $(ARGS)
 	THEUS_SOAK=20 $(BIN)/python -m pytest -q tests/state --timeout 14400 -o faulthandler_timeout=14000 $(ARGS)
 
@@ -67,6 +67,10 @@ format: .venv/check.stamp ## put the sources in order
 clean: ## remove what make made, except .tools
 	rm -rf .venv .venv-3.14 site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 	find . -name __pycache__ -not -path './.tools/*' -prune -exec rm -rf {} +
+
+# Redis and PostgreSQL for the tests, into .tools if the machine has none. In CI a missing one is a failure.
+servers: .venv/pip.stamp
+	@$(BIN)/python scripts/servers.py > /dev/null || test -z "$$CI"
 
 # --- set-up -----------------------------------------------------------------------------------------------------
 

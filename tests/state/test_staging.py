@@ -7,7 +7,7 @@ import pytest
 
 from theus.protocols import Commit, Committed, Conflict
 from theus.state.access import Ops
-from theus.state.head import Head, Staged
+from theus.state.head import Head, Looked, Staged
 from theus.state.transaction import Transaction
 from theus.state.values import plain
 from theus.state.versioned import VDict, VList, VSet
@@ -156,6 +156,28 @@ def test_what_a_completion_read_is_told() -> None:
     staged = head.stage(Commit(0, (), (), "one", read), accept)
     assert isinstance(staged, Staged)
     assert [(path, set(keys)) for path, keys, _, _ in staged.reads if keys] == [((), {"number"})]
+
+
+def test_what_a_message_or_an_invariant_read_is_told() -> None:
+    head = Head(World())
+
+    def message(tx: Transaction) -> None:
+        inner = tx.nested(process="inner")
+        inner.domain.log.append(inner.domain.number)
+        reads, ops = inner.finish()
+        tx.replay(ops, reads)
+        inner.close()
+
+    def invariant(tx: Transaction) -> None:
+        assert tx.view().number == 0
+
+    staged = head.stage(Commit(0, (), (), "one", message), accept)
+    assert isinstance(staged, Staged)
+    assert [(path, set(keys)) for path, keys, _, _ in staged.reads if keys] == [((), {"number"})]
+    looked = head.stage(Commit(0, (), (), "two", invariant), accept)
+    assert isinstance(looked, Looked)
+    assert [tuple(read) for read in looked.reads] == [((), (), True, True)]
+    assert looked.version == 1
 
 
 def test_a_commit_without_operations_counts_if_it_is_followed() -> None:

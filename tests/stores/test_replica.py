@@ -16,7 +16,7 @@ from theus.doors import drive
 from theus.protocols import Commit, Committed, Conflict, Record, Refused
 from theus.state.transaction import Transaction
 from theus.state.values import plain
-from theus.stores.replica import Entry, Make, Replica
+from theus.stores.replica import Entry, Make, Replica, _Waiting
 
 
 @dataclass
@@ -405,6 +405,64 @@ def test_commits_of_others_in_between_that_touch_ours_are_a_conflict() -> None:
     driver.between = once(lambda: made(two, put(two, "b", 2)))
     assert made(one, Commit(1, (), (), "total", total)).version == 3
     assert one.snapshot.root.hits == 3
+    one.close()
+    two.close()
+
+
+def test_who_only_looks_in_its_commit_sees_what_comes_to_be() -> None:
+    log = Log()
+    one, two = (replica(log, Shop(), OptimisticDriver) for _ in range(2))
+    one.open()
+    two.open()
+    seen: list[tuple[int, int]] = []
+
+    def look(tx: Transaction) -> None:
+        seen.append((tx.domain.hits, tx.domain.stock.get("a", 0)))
+
+    driver: Any = one._driver
+    for between, there, version in [
+        (lambda: made(two, put(two, "a", 7)), [(1, 0), (1, 7)], 2),  # what it looked at: it looks again
+        (lambda: made(two, put(two, "b", 7)), [(1, 7)], 4),  # something else: it stands
+    ]:
+        seen.clear()
+        driver.between = once(between)
+        writer = _Waiting(Commit(one.snapshot.version, (), [("set", ("hits",), 1)], "writer"), None)
+        looker = _Waiting(Commit(0, (), (), "looker", look), None)
+        one._commit_group([writer, looker])
+        assert seen == there
+        assert writer.answer == Committed(version, [("set", ("hits",), 1)])
+        assert looker.answer == Committed(version, ())
+    one.close()
+    two.close()
+
+
+def test_who_only_looked_at_what_did_not_come_to_be_is_told() -> None:
+    log = Log()
+    one = replica(log, Shop())
+    one.open()
+    driver: Any = one._driver
+
+    def fail(what: str) -> None:
+        raise StoreUnavailable("gone")
+
+    driver.fail = lambda what: fail(what) if what == "after" else None
+    writer = _Waiting(Commit(0, (), [("set", ("hits",), 1)], "writer"), None)
+    looker = _Waiting(Commit(0, (), (), "looker", lambda tx: None), None)
+    one._commit_group([writer, looker])
+    assert isinstance(writer.error, StoreUnavailable)
+    assert isinstance(looker.error, StoreUnavailable)
+    one.close()
+
+
+def test_a_key_that_went_away_in_between_comes_again() -> None:
+    log = Log()
+    one, two = (replica(log, Shop(stock={"a": 1}), OptimisticDriver) for _ in range(2))
+    one.open()
+    two.open()
+    driver: Any = one._driver
+    driver.between = once(lambda: made(two, Commit(0, (), [("del", ("stock", "a"))], "delete")))
+    assert made(one, put(one, "a", 2)).version == 2
+    assert "K:\n'stock'" in log.writes[2]  # so who counted the keys in between is in conflict
     one.close()
     two.close()
 

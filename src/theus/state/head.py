@@ -82,6 +82,14 @@ class Staged:
     lasts: bool  #: there is no patch in the snapshot
 
 
+@dataclass(slots=True)
+class Looked:
+    """A commit that turned out to write nothing."""
+
+    version: int  #: of the state that its completion saw, staged or not
+    reads: Reads  #: what was read there
+
+
 class Head:
     """The newest state in memory. Safe to use from any number of threads."""
 
@@ -151,11 +159,11 @@ class Head:
 
     # --- staging ---
 
-    def stage(self, commit: Commit, check: Callable[[Ops], None]) -> Staged | Committed | Conflict:
+    def stage(self, commit: Commit, check: Callable[[Ops], None]) -> Staged | Looked | Conflict:
         """Let the commit count as made for those that are staged after it, and for nobody else yet.
 
         What ``commit.complete`` raises comes out of here, and what ``check``, called with all operations, raises;
-        then nothing was staged. ``Committed``: there is nothing to write.
+        then nothing was staged.
         """
         operations, reads = commit.ops, commit.reads
         with self._lock:
@@ -168,9 +176,9 @@ class Head:
                 kind = TrialTransaction if self._staged and not self._staged[-1].lasts else Transaction
                 tx = kind(Snapshot(tip.version, tip.root), process=commit.author)
                 seen, operations = _completed(tx, operations, commit.complete)
-                reads = [*reads, *seen]
+                reads = [*reads, *seen] if commit.ops else seen  # a mere sender is serialized at its snapshot
             if not operations and not commit.records:
-                return Committed(tip.version, ())
+                return Looked(tip.version, reads)
             check(operations)
             version, edits, root, moved = tip.version + 1, Edits(trial=True), tip.root, []
             for operation in operations:

@@ -149,8 +149,11 @@ class Transaction:
         self._snapshot = self._root = self._head = self._grant = self._kin = None
         self._prior = self._behind = self._kept = ()
 
-    def replay(self, operations: Ops) -> None:
-        """Let these operations count as written here, before what follows. Drafts taken earlier end."""
+    def replay(self, operations: Ops, reads: Reads = ()) -> None:
+        """Let these operations count as written here, before what follows. Drafts taken earlier end.
+
+        ``reads``: what was read on this state to make them.
+        """
         if self._nodes:
             self._kept, written = self.finish()
             self._behind = written[len(self._prior) :]
@@ -162,19 +165,22 @@ class Transaction:
         self._head = None
         self._prior = [*self._prior, *operations] if self._prior else operations
         self._behind = [*self._behind, *operations] if self._behind else operations
+        if reads:
+            self._kept = [*self._kept, *reads]
 
     def nested(
         self, process: str = "", grant: Grant | None = None, violations: list[ContractError] | None = None
     ) -> Transaction:
         """A transaction under another contract on the state as this one sees it, own writes included.
 
-        ``self.replay(inner.finish()[1])`` takes over what it did; forgetting it undoes it.
+        ``self.replay(ops, reads)`` takes over what it did; forgetting it undoes it.
         """
         kind = TrialTransaction if self._nodes or self.on_trial else Transaction
         return kind(Snapshot(self.base, self._now()), process, grant, violations)
 
     def view(self) -> Any:
-        """A read-only view of the domain as this transaction sees it, own writes included."""
+        """A read-only view of the domain as this transaction sees it, own writes included. Counts as reading all of it."""
+        self._kept = [*self._kept, ((), (), True, True)]
         return Snapshot(self.base, self._now()).view()
 
     def _now(self) -> Any:

@@ -58,6 +58,23 @@ def asked(reads: Reads, operations: Ops) -> set[str]:
     return keys
 
 
+def assumed(operations: Ops, moved: Sequence[bool]) -> set[str]:
+    """What must not have been written since for ``moved`` to be still right: that a key was there which is set, or not
+    there which is discarded. (Who adds a key that somebody else has added meanwhile says too much, which does no harm.)
+    """
+    keys: set[str] = set()
+    for operation, moves in zip(operations, moved, strict=True):
+        kind, path = operation[0], operation[1]
+        if moves or not path:
+            continue
+        if kind == "set":
+            keys.add(f"S:{_texts(path)[-1]}")
+        elif kind in ("include", "discard"):
+            container = _texts(path)[-1]
+            keys.update(f"S:{_below(container, member)}" for member in operation[2])
+    return keys
+
+
 def _texts(path: Path) -> list[str]:
     """A path and all above it, from the root down."""
     texts = [""]

@@ -40,8 +40,8 @@ from typing import Any, Protocol
 
 from theus.errors import CommitUnknown, StoreError, TheusError
 from theus.protocols import Commit, Committed, Conflict, Record, Refused, Version
-from theus.state.access import Ops
-from theus.state.head import Head, Staged
+from theus.state.access import Ops, Reads
+from theus.state.head import Head, Looked, Staged
 from theus.state.history import MOST_WEIGHT, History
 from theus.state.migrations import schema_of
 from theus.state.snapshot import Snapshot
@@ -50,6 +50,7 @@ from theus.stores import keys, migrate
 log = logging.getLogger("theus")
 
 _FIXED = 64  #: bytes that an entry counts for, besides what is in it
+_BRIEF_PAUSE = 0.01  #: the same, while the store is being closed
 _PAUSE = 1.0  #: seconds until a follower whose store cannot be reached looks again
 
 
@@ -84,11 +85,14 @@ class Proposed:
     records: Sequence[Record]
     expected: Sequence[Record]  #: for drivers whose ``record`` may be behind: to be checked where the log is
     staged: Staged
+    looks: Reads = ()  #: of those that wrote nothing, but have seen what this writes
 
     @property
     def asks(self) -> set[str]:
         """Conflict keys that no entry after ``known`` may have written."""
-        return keys.asked(self.staged.reads, self.staged.ops)
+        staged = self.staged
+        asks = keys.asked(staged.reads, staged.ops) | keys.assumed(staged.ops, staged.moved)
+        return asks | keys.asked(self.looks, ())
 
     @property
     def writes(self) -> set[str]:
@@ -442,18 +446,23 @@ class Replica:
         assert head is not None
         name = f"{self._token}-{next(self._numbers)}"
         staged: list[tuple[_Waiting, Proposed]] = []
+        looked: list[tuple[_Waiting, Looked]] = []  #: saw what is staged: true only if that comes to be
 
         def make(others: Sequence[Entry]) -> list[Proposed]:
             head.discard()
             self._take_over(others)
             staged.clear()
+            looked.clear()
             at = time.time()
             changed: dict[tuple[str, str], bytes | None] = {}
             for waiting in group:
-                if not waiting.is_answered:
-                    proposed = self._stage(head, waiting, at, changed)
-                    if proposed is not None:
-                        staged.append((waiting, proposed))
+                waiting.answer = waiting.error = None  # of the last time, if others came in between
+                made = self._stage(head, waiting, at, changed)
+                if isinstance(made, Proposed):
+                    staged.append((waiting, made))
+                elif made is not None:
+                    looked.append((waiting, made))
+                    staged[-1][1].looks = [*staged[-1][1].looks, *made.reads]
             return [proposed for _, proposed in staged]
 
         with self._log:
@@ -470,12 +479,14 @@ class Replica:
                 raise
             else:
                 self._publish(head, staged, between)
+                for waiting, one in looked:
+                    waiting.answer = Committed(one.version + len(between), ())
         self._look_at_the_weight()
 
     def _stage(
         self, head: Head, waiting: _Waiting, at: float, changed: dict[tuple[str, str], bytes | None]
-    ) -> Proposed | None:
-        """Decide on one commit; None: it is answered, and there is nothing to write. ``changed``: records of the group."""
+    ) -> Proposed | Looked | None:
+        """Decide on one commit; None: it is answered. ``changed``: records of the group."""
         commit = waiting.commit
         encoded = b""
 
@@ -496,6 +507,11 @@ class Replica:
                 staged = waiting.context.run(head.stage, commit, encode)
         except Exception as error:
             waiting.error = error
+            return None
+        if isinstance(staged, Looked):
+            if staged.version > head.version:
+                return staged
+            waiting.answer = Committed(staged.version, ())
             return None
         if not isinstance(staged, Staged):
             waiting.answer = staged
@@ -568,12 +584,10 @@ class Replica:
                         self._take_over(driver.tail(self._head.version))
                 is_lost = False
             except StoreError as failure:
-                if self._closed:
-                    return
-                if not is_lost:
+                if not is_lost and not self._closed:
                     log.warning("cannot follow what other engines commit, for now: %s", failure)
                 is_lost = True
-                time.sleep(_PAUSE)
+                time.sleep(_BRIEF_PAUSE if self._closed else _PAUSE)  # then ``wait`` lets go of what it listens with
 
     def _look_at_the_weight(self) -> None:
         if self._weight > max(self._kept_size, MOST_WEIGHT) and (self._keeper is None or not self._keeper.is_alive()):

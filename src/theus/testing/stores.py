@@ -565,7 +565,6 @@ def what_cannot_be_stored_is_refused(kit: Kit) -> None:
 def a_restart_finds_everything(kit: Kit) -> None:
     """State, version, records, history and what can be restored."""
     store = kit.open(Shelf(number=7))
-    change(store, _put_values)
     for n in range(30):
         change(store, partial(_set_x, n))
     end(store, begin(store), records=[Record("run", "r", b"1")])
@@ -577,8 +576,19 @@ def a_restart_finds_everything(kit: Kit) -> None:
     assert repr(state(again)) == repr(found)
     assert again.records("run") == [Record("run", "r", b"1")]
     assert [str(made) for made in again.history.last(20)] == [str(made) for made in last]
-    assert plain(again.history.snapshot_at(10, again.snapshot).root).numbers == {"x": 8}
+    assert plain(again.history.snapshot_at(10, again.snapshot).root).numbers == {"x": 9}
     assert change(again, lambda shelf: shelf.log.append(1)).version == store.snapshot.version + 1
+
+
+def values_survive_a_restart(kit: Kit) -> None:
+    """The same values, big ones too."""
+    store = kit.open()
+    change(store, _put_values)
+    found = state(store)
+    store.close()
+    again = kit.open()
+    assert repr(state(again)) == repr(found)
+    _check_values(again)
 
 
 def a_closed_store_refuses(kit: Kit) -> None:
@@ -643,6 +653,7 @@ CHECKS = [
     Check(values_reach_other_engines, frozenset({"engines"})),
     Check(what_cannot_be_stored_is_refused, frozenset({"refuse"})),
     Check(a_restart_finds_everything, frozenset({"restart"})),
+    Check(values_survive_a_restart, frozenset({"restart"})),
     Check(a_closed_store_refuses, frozenset({"restart"})),
 ]
 

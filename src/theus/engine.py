@@ -146,7 +146,7 @@ class Engine(Generic[D]):
         self._resources = Resources(resources)
         self._portal = Portal(loop_factory)
         self._own_loops = Portals(loop_factory)
-        self._watchdog = Watchdog(functools.partial(_stalled, weakref.ref(self)))
+        self._watchdog = Watchdog(functools.partial(_stalled, weakref.ref(self)), self._resources)
         self.topics = Topics(self._portal)
         self.codec = Values()
         self.outbox = Outbox(self.store, self.codec, self.topics, self.threads, self.clock, self._portal)

@@ -10,8 +10,10 @@ import asyncio
 import difflib
 import inspect
 import logging
+import math
 import threading
 from collections.abc import Callable, Mapping
+from time import perf_counter
 from typing import Any
 
 from theus.errors import DefinitionError
@@ -32,6 +34,7 @@ class Resources:
         self.factories = dict(factories)
         self._lock = threading.RLock()  # a factory may ask for another resource
         self._made: dict[tuple[asyncio.AbstractEventLoop | None, str], Any] = {}
+        self.made_at = -math.inf  #: when the last one was ready, by ``perf_counter``; infinite while one is being made
 
     def get(self, name: str, *, on_loop: bool) -> Any:
         """The instance of this loop (``on_loop``), or the one for threads."""
@@ -45,7 +48,11 @@ class Resources:
                     raise DefinitionError(
                         f"the engine has no resource {name!r}.{known} Give it: Engine(resources={{{name!r}: make}})."
                     )
-                self._made[key] = factory()
+                self.made_at = math.inf
+                try:
+                    self._made[key] = factory()
+                finally:
+                    self.made_at = perf_counter()
             return self._made[key]
 
     def loops(self) -> set[asyncio.AbstractEventLoop]:

@@ -5,6 +5,9 @@ at the stack of the loop's thread each time. Who is seen there for 50 ms is told
 for a processor is not counted, where the system tells that. While C code holds the interpreter's lock the watchdog is
 blind; its first look afterwards may show who just gave the lock back.
 
+Making a resource is excused: it happens once, whoever asks for it first. (An HTTP client reads certificates in C code,
+which holds the lock for a tenth of a second.)
+
 With no run in hand nothing is asked, and the thread ends after a while.
 """
 
@@ -23,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from theus.context import current
 from theus.environments.meter import RunDelay
 from theus.environments.runner import execute, execute_async
+from theus.resources import Resources
 
 if TYPE_CHECKING:
     from theus.context import Attempt
@@ -50,8 +54,9 @@ class Stall(NamedTuple):
 class Watchdog:
     """Watches the loops of one engine. ``report`` is called with each stall, once, in the watchdog's thread."""
 
-    def __init__(self, report: Callable[[Stall], None]) -> None:
+    def __init__(self, report: Callable[[Stall], None], resources: Resources) -> None:
         self._report = report
+        self._resources = resources
         self._lock = threading.Lock()
         self._wanted = threading.Event()
         self._watched: dict[asyncio.AbstractEventLoop, _Watch] = {}
@@ -94,8 +99,12 @@ class Watchdog:
                 pause.wait(BEAT)
                 now = perf_counter()
                 frames = sys._current_frames()  # first of all: who held the lock gave it back just now
-                blind = now - before - BEAT - (own.seconds() - waited) > BOUND
+                excused = self._resources.made_at
+                blind = excused < before and now - before - BEAT - (own.seconds() - waited) > BOUND
                 for watch in list(self._watched.values()):
+                    if watch.asked < excused:
+                        watch.excuse(min(now, excused))
+                        continue
                     stall = watch.look(now, frames, blind=blind)
                     if stall is not None:
                         self._report(stall)
@@ -130,7 +139,7 @@ class _Watch:
         self.answered = True
         self.thread = threading.get_ident()
         self._delay = RunDelay(threading.get_native_id())
-        self._asked = 0.0
+        self.asked = 0.0
         self._waited = 0.0
         self._computed = 0.0
         self._suspect: object = None  #: who was seen at the last look
@@ -140,7 +149,7 @@ class _Watch:
     def ask(self) -> None:
         """Ask for a sign of life."""
         self._waited, self._computed = self._delay.seconds(), self._delay.cpu()
-        self._asked = perf_counter()
+        self.asked = perf_counter()
         self.answered, self._suspect, self._told = False, None, None
         try:
             self.loop.call_soon_threadsafe(self._answer)
@@ -149,6 +158,11 @@ class _Watch:
 
     def _answer(self) -> None:
         self.answered = True
+
+    def excuse(self, until: float) -> None:
+        """What was so far does not count."""
+        self._waited, self._computed = self._delay.seconds(), self._delay.cpu()
+        self.asked, self._suspect = until, None
 
     def look(self, now: float, frames: Frames, *, blind: bool) -> Stall | None:
         """Who keeps the loop from going on for too long now. ``blind``: the interpreter's lock could not be had."""
@@ -166,7 +180,8 @@ class _Watch:
             return None
         suspect = call or shown.f_code
         if suspect is not self._suspect:
-            self._since = self._asked if self._suspect is None else now
+            # Who is seen first was there for a beat at the most: what the loop did before that may have been others' work.
+            self._since = max(self.asked, now - BEAT) if self._suspect is None else now
             self._suspect = suspect
         seconds = now - self._since
         if suspect is self._told or (seconds - (self._delay.seconds() - self._waited) < BOUND and not blind):

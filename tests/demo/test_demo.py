@@ -78,7 +78,7 @@ def test_a_log_is_plain_text_of_80_columns(log: str) -> None:
 @needs_all
 def test_the_table_says_where_each_process_ran(log: str) -> None:
     table = log[log.index("What ran where, and why") :]
-    rows = {line.split()[0]: line.split() for line in table.splitlines() if re.match(r"  \w+ .* [¹²³⁴] ", line)}
+    rows = {line.split()[0]: line.split() for line in table.splitlines() if re.match(r"  \w+ .* [¹²³⁴⁵⁶⁷⁸⁹] ", line)}
     assert {"fetch", "links", "index", "train", "step"} <= set(rows)
     assert "loop" in rows["fetch"]
     assert "worker" in rows["train"]

@@ -124,6 +124,7 @@ class Page:
             if isinstance(value, Engine):
                 value.close()
         self.runner.close()
+        self.names.clear()  # its classes live on in caches by type, and would keep all that the page has made
 
 
 @pytest.fixture

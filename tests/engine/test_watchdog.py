@@ -17,6 +17,7 @@ import uvloop
 from theus import CallTimeout, Engine, process
 from theus.placement import bound_to_loop, cannot_change_loop
 from theus.protocols import Stalled
+from theus.resources import Resources
 from theus.testing import FakeClock
 from theus.watchdog import Stall, Watchdog
 
@@ -267,6 +268,43 @@ def test_a_moved_process_gets_its_own_resources_closed_on_its_loop(told):
     assert "theus-own-loop-1" in Connection.closed
 
 
+@process
+async def asks_for_a_slow_client(ctx, told, *rest):
+    ctx.resource("client")
+    told.wait(60)
+
+
+def test_making_a_resource_is_excused_and_what_comes_after_it_is_not(told, stalls):
+    def observe(event):
+        if isinstance(event, Stalled):
+            stalls.append(event)
+            told.set()
+
+    def slow_client():
+        before = watchdog_looks()
+        while watchdog_looks() < before + 5:  # it looked several times, over more than its bound
+            time.sleep(0.001)
+        assert not stalls
+        return object()
+
+    watch = Watchdog.__dict__["_rest"]
+    looks = 0
+
+    def counted(self):
+        nonlocal looks
+        looks += 1
+        return watch(self)
+
+    def watchdog_looks():
+        return looks
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Watchdog, "_rest", counted)
+        with Engine(observers=[observe], resources={"client": slow_client}) as engine:
+            asyncio.run(engine.arun(asks_for_a_slow_client, told))
+    assert [event.process for event in stalls] == ["asks_for_a_slow_client"]
+
+
 def test_an_inline_process_is_named_too(engine, told, stalls):
     @process(environment="inline")
     def waits_here():
@@ -280,7 +318,7 @@ def test_an_inline_process_is_named_too(engine, told, stalls):
 def test_the_watchdog_ends_when_there_is_nothing_to_watch(monkeypatch):
     monkeypatch.setattr("theus.watchdog.IDLE_SECONDS", 0.01)
     seen: list[Stall] = []
-    watchdog = Watchdog(seen.append)
+    watchdog = Watchdog(seen.append, Resources({}))
 
     async def main():
         loop = asyncio.get_running_loop()

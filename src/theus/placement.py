@@ -176,10 +176,12 @@ def _measured(process: Process[Any, Any], known: Known, now: str) -> Placement:
             return Placement("inline", f"def that is short ({known.wall * 1e6:.0f} us): the way to a thread is longer")
         return Placement("thread", f"def that is short, but may wait for others: {hindrance or 'so may its arguments'}")
     if kind == "waits":
-        return Placement(
-            "thread",
-            f"def that mostly waits: computes {milliseconds(known.cpu)} of {milliseconds(known.wall)}, so in a thread",
+        does = (
+            f"mostly waits: computes {milliseconds(known.cpu)} of {milliseconds(known.wall)}, so"
+            if known.typical_cpu < 0.5 * known.wall
+            else f"computes {milliseconds(known.cpu)} a call, too little for another core:"
         )
+        return Placement("thread", f"def that {does} in a thread")
     return Placement("thread", "def that may wait: off the loop, in a thread")
 
 
@@ -222,7 +224,7 @@ def gain(known: Known, used: Placement) -> str:
 
 def milliseconds(seconds: float) -> str:
     """For a reader."""
-    return f"{seconds * 1e3:.2g} ms" if seconds < 0.1 else f"{seconds * 1e3:.0f} ms"
+    return f"{seconds * 1e3:.2g} ms" if seconds < 0.0095 else f"{seconds * 1e3:.0f} ms"
 
 
 FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type, Process)

@@ -189,6 +189,15 @@ def test_a_state_is_migrated_and_before_that_shown_what_would_change(theus, tmp_
     assert "nightly-24" in theus("runs", "shop.db").stdout  # without any class, also then
 
 
+def test_a_file_that_is_no_store_is_told_of_without_a_traceback(theus, tmp_path):
+    (tmp_path / "foreign.db").write_text("no database" * 100)
+    for words in (("runs", "foreign.db"), ("show", "r", "--store", "foreign.db")):
+        answer = theus(*words)
+        assert answer.returncode == 1
+        assert "is not a SQLite file" in answer.stderr
+        assert "Traceback" not in answer.stderr
+
+
 def test_what_is_not_there(theus, tmp_path):
     for words in (("runs", "none.db"), ("show", "r", "--store", "none.db"), ("state", "show", "none.db")):
         answer = theus(*words)

@@ -15,7 +15,7 @@ from recorded_calls import RECORDED
 from theus import Engine, each, process
 from theus.environments.meter import Ticker
 from theus.nature import Profile, quantile
-from theus.placement import Known, Placement, cannot_be_inline, cannot_travel, next_place, place
+from theus.placement import Known, Placement, cannot_be_inline, cannot_travel, milliseconds, next_place, place
 from theus.protocols import Outcome, ProcessMoved
 
 PATTERN = re.compile("a+")
@@ -93,6 +93,18 @@ def changed(known, **fields):
 def test_the_users_word_wins(known, options):
     asked = process(spin, **options)
     assert place(asked, blocking=False, debug=False, known=known) == place(asked, blocking=False, debug=False)
+
+
+def test_who_computes_too_little_is_not_said_to_wait():
+    reason = placed(spin, Known(measured=1, wall=1.1e-5, cpu=1.3e-5, typical_cpu=1.3e-5)).reason
+    assert reason == "def that computes 0.013 ms a call, too little for another core: in a thread"
+    reason = placed(spin, Known(measured=1, wall=0.01, cpu=4e-5, typical_cpu=4e-5)).reason
+    assert reason == "def that mostly waits: computes 0.04 ms of 10 ms, so in a thread"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.0000123, "0.012 ms"), (0.00949, "9.5 ms"), (0.0996, "100 ms")])
+def test_times_are_written_without_powers_of_ten(seconds, text):
+    assert milliseconds(seconds) == text
 
 
 def test_who_computes_goes_to_another_core():

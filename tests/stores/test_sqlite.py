@@ -134,6 +134,12 @@ def test_a_url_that_says_nothing_is_refused_at_once(url: str) -> None:
         Engine(Shop(), store=url)
 
 
+@pytest.mark.parametrize("url", ["", ":memory:", "sqlite::memory:"])
+def test_a_url_that_names_no_file_is_refused_at_once(url: str) -> None:
+    with pytest.raises(DefinitionError, match="leave store= out"):
+        Engine(Shop(), store=url)
+
+
 def test_something_that_is_no_store_is_refused() -> None:
     with pytest.raises(DefinitionError, match="a path, a URL or a Store"):
         Engine(Shop(), store=5)  # type: ignore[arg-type]
@@ -157,7 +163,8 @@ def test_a_missing_directory(tmp_path) -> None:
 
 def test_a_directory(tmp_path) -> None:
     (tmp_path / "shop.db").mkdir()
-    refused(tmp_path / "shop.db", "cannot be used")
+    refused(tmp_path / "shop.db", "this is a directory; name a file")
+    assert not (tmp_path / "shop.db-queue").exists()
 
 
 def test_a_file_that_is_something_else(tmp_path) -> None:

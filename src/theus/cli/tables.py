@@ -94,7 +94,7 @@ def _time(seconds: float | None) -> str:
     if seconds is None:
         return "–"
     if seconds < 0.001:
-        return f"{seconds * 1e6:.2g} us"
+        return f"{seconds * 1e6:.0f} us"
     return f"{seconds * 1e3:,.3g} ms" if seconds < 1.0 else f"{seconds:,.2f} s"
 
 

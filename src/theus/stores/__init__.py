@@ -63,6 +63,8 @@ def _server(scheme: str, url: str) -> Any:
 def _file(url: str, *, is_path: bool) -> Any:
     from theus.stores.sqlite import SqliteDriver
 
+    if not url or ":memory:" in url:
+        raise DefinitionError(f"store={url!r} names no file: leave store= out to keep the state in memory.")
     if is_path or not url.startswith("sqlite:"):
         if "://" in url:
             raise DefinitionError(

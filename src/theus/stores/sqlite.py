@@ -163,6 +163,8 @@ class SqliteDriver:
     def _open(self, initial: Callable[[], bytes]) -> None:
         if not self.path.parent.is_dir():
             raise StoreError(f"store {self.path}: there is no directory {self.path.parent}; make it, or name another.")
+        if self.path.is_dir():
+            raise StoreError(f"store {self.path}: this is a directory; name a file, in it or elsewhere.")
         try:
             self._queue = os.open(f"{self.path}-queue", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:

@@ -293,7 +293,12 @@ class Replica:
                 if head is None:
                     if self._closed:
                         raise _was_closed()
-                    head = self._load()
+                    try:
+                        head = self._load()
+                    except BaseException:  # what it has opened would stay open; whoever tries again begins anew
+                        self._driver.close()
+                        self._driver = self._make_driver()
+                        raise
                     self._follower = threading.Thread(target=self._follow, name="theus-follower", daemon=True)
                     self._follower.start()
                     self._head = head
@@ -348,7 +353,11 @@ class Replica:
 
         Nothing is written, but that an empty store begins.
         """
-        loaded = self._driver.load(lambda: self._sealed(Head(self._domain).snapshot.root))
+        driver = self._make_driver()
+        try:
+            loaded = driver.load(lambda: self._sealed(Head(self._domain).snapshot.root))
+        finally:
+            driver.close()
         stored = migrate.told_apart(loaded, self._kind)
         return None if self._kind is None or stored.schema == self._schema else migrate.migrated(stored, self._kind)
 

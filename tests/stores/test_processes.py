@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import subprocess
@@ -112,7 +113,8 @@ def test_processes_lose_no_increment(tmp_path: Path) -> None:
     counts = in_processes("increments", 3, store, tmp_path, 30)
     with Engine(World(), store=store) as engine:
         assert engine.state.number == sum(counts)
-        versions = [entry.version for entry in SqliteDriver(store).load(bytes).entries]
+        with contextlib.closing(SqliteDriver(store)) as driver:
+            versions = [entry.version for entry in driver.load(bytes).entries]
         assert versions == [*range(1, sum(counts) + 1)]
 
 

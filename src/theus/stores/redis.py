@@ -119,9 +119,10 @@ _KEEP = """
 local head = redis.call('GET', KEYS[2])
 local newest = redis.call('ZREVRANGE', KEYS[1], 0, 0)[1]
 if newest and tonumber(newest) >= tonumber(ARGV[1]) then
-  if newest ~= ARGV[1] then redis.call('UNLINK', ARGV[3] .. ARGV[1]) end
+  redis.call('UNLINK', KEYS[4])
   return 0
 end
+redis.call('RENAME', KEYS[4], ARGV[3] .. ARGV[1])
 redis.call('PERSIST', ARGV[3] .. ARGV[1])
 redis.call('ZADD', KEYS[1], ARGV[1], ARGV[1])
 if not head then
@@ -288,8 +289,8 @@ class RedisDriver(ServerDriver):
         return int(versions[0]), int(versions[-1])
 
     def _upload(self, version: Version, state: bytes) -> None:
-        """Parts of a snapshot, which go by themselves if it is never completed."""
-        key = f"{self._state}{version}"
+        """Parts of a snapshot, under a key of our own until it is complete; they go by themselves if it never is."""
+        key = self._own_key(version)
         if self._ask(self._client.zscore, self._kept, str(version)) is not None:
             return
 
@@ -301,8 +302,12 @@ class RedisDriver(ServerDriver):
 
         self._ask(send)
 
+    def _own_key(self, version: Version) -> str:
+        return f"{self._state}{version}:{self.token}"
+
     def _keep(self, version: Version, floor: Version) -> None:
-        self._ask(self._keep_script, [self._kept, self._head, self._log], [version, floor, self._state])
+        keys = [self._kept, self._head, self._log, self._own_key(version)]
+        self._ask(self._keep_script, keys, [version, floor, self._state])
 
     def _warn_of_forgetting(self) -> None:
         try:

@@ -14,9 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from theus import DefinitionError, Engine
-from theus.cli.codes import OK
-from theus.cli.run import wrong
-from theus.cli.stores import open_blind
+from theus.cli.stores import guarded, open_blind
 from theus.journal import Entry, entry_of, forget
 from theus.protocols import Record, Store
 from theus.records import unpack
@@ -51,15 +49,14 @@ def drop(options: argparse.Namespace) -> int:
 
 
 def _with(url: str, work: Callable[[Store], None]) -> int:
-    try:
+    def with_store() -> None:
         store = open_blind(url)
         try:
             work(store)
         finally:
             store.close()
-    except DefinitionError as error:
-        return wrong(Console(stderr=True, highlight=False), error)
-    return OK
+
+    return guarded(with_store)
 
 
 def _value(text: str | None) -> Any:

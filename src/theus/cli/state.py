@@ -6,13 +6,9 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from rich.console import Console
-
-from theus import DefinitionError, Engine, StoreError, plain
-from theus.cli.codes import FAILED, OK
+from theus import Engine, plain
 from theus.cli.output import show_json, show_result
-from theus.cli.run import wrong
-from theus.cli.stores import open_engine, open_typed
+from theus.cli.stores import guarded, open_engine, open_typed
 
 MOST = 60  #: characters of a value
 
@@ -68,7 +64,7 @@ def migrate(options: argparse.Namespace) -> int:
         finally:
             store.close()
 
-    return _guarded(work)
+    return guarded(work)
 
 
 def _short(value: Any) -> str:
@@ -86,16 +82,4 @@ def _with(options: argparse.Namespace, work: Callable[[Engine[Any]], None]) -> i
             assert engine.store is not None
             engine.store.close()
 
-    return _guarded(with_engine)
-
-
-def _guarded(work: Callable[[], None]) -> int:
-    console = Console(stderr=True, highlight=False)
-    try:
-        work()
-    except DefinitionError as error:
-        return wrong(console, error)
-    except StoreError as error:
-        console.print(f"theus: {error}", markup=False, soft_wrap=True)
-        return FAILED
-    return OK
+    return guarded(with_engine)

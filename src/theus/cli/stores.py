@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from theus import Engine
+from rich.console import Console
+
+from theus import DefinitionError, Engine
+from theus.cli.codes import FAILED, OK
+from theus.cli.run import wrong
 from theus.cli.target import UsageError, find_types
 from theus.errors import StoreError
 from theus.state.access import Ops
@@ -38,6 +43,19 @@ class Untyped(Codec):
 
     def encode_state(self, root: Any) -> bytes:
         raise StoreError("who does not know the types keeps no snapshot of the state")
+
+
+def guarded(work: Callable[[], None]) -> int:
+    """Do it, and say in words what the store or a definition does not allow; gives the exit code."""
+    console = Console(stderr=True, highlight=False)
+    try:
+        work()
+    except DefinitionError as error:
+        return wrong(console, error)
+    except StoreError as error:
+        console.print(f"theus: {error}", markup=False, soft_wrap=True)
+        return FAILED
+    return OK
 
 
 def open_blind(url: str) -> Replica:

@@ -138,7 +138,8 @@ class Engine(Generic[D]):
         self._is_ready = store is None  #: else the store is opened at the first use
         self.keeps_runs = store is not None  #: else nothing outlives the engine, and a run_id is only a name
         self.threads = ThreadEnvironment(self.clock)
-        self.meters = (Meter(), Meter(Ticker()))
+        self._ticker = Ticker()
+        self.meters = (Meter(), Meter(self._ticker))
         self.tickets = Tickets()
         self._workers = workers
         self._worker_limits = (max_tasks_per_worker, max_worker_rss)
@@ -696,9 +697,10 @@ class Engine(Generic[D]):
 
     # --- the end ---
 
-    def _started(self) -> tuple[Portal, Portals, Watchdog, dict[str, Environment], Resources, Store | None]:
+    def _started(self) -> tuple[Portal, Portals, Watchdog, Ticker, dict[str, Environment], Resources, Store | None]:
         """What has to be stopped."""
-        return self._portal, self._own_loops, self._watchdog, self.environments, self._resources, self._own
+        watching = self._watchdog, self._ticker
+        return self._portal, self._own_loops, *watching, self.environments, self._resources, self._own
 
     def close(self, grace: float = GRACE) -> None:
         """End the engine: cancel its runs, wait for them (at most ``grace`` seconds), stop everything it started."""
@@ -772,6 +774,7 @@ def _shut_down(
     portal: Portal,
     own_loops: Portals,
     watchdog: Watchdog,
+    ticker: Ticker,
     environments: dict[str, Environment],
     resources: Resources,
     store: Store | None,
@@ -779,6 +782,7 @@ def _shut_down(
 ) -> None:
     """Stop what an engine started. Not a method: it must not keep the engine alive."""
     watchdog.end()
+    ticker.end()
 
     async def stop() -> None:
         for environment in environments.values():

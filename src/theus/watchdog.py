@@ -61,7 +61,7 @@ class Watchdog:
         self._wanted = threading.Event()
         self._watched: dict[asyncio.AbstractEventLoop, _Watch] = {}
         self._thread: threading.Thread | None = None
-        self._ended = False
+        self._ended = threading.Event()
 
     def enter(self, loop: asyncio.AbstractEventLoop) -> None:
         """A run begins on the running loop."""
@@ -70,7 +70,7 @@ class Watchdog:
             if watch is None:
                 watch = self._watched[loop] = _Watch(loop)
             watch.runs += 1
-            if self._thread is None and not self._ended:
+            if self._thread is None and not self._ended.is_set():
                 self._thread = threading.Thread(target=self._guard, name="theus-watchdog", daemon=True)
                 self._thread.start()
         if not self._wanted.is_set():
@@ -84,19 +84,18 @@ class Watchdog:
 
     def end(self) -> None:
         """Watch no longer."""
-        self._ended = True
+        self._ended.set()
         self._wanted.set()
 
     def _guard(self) -> None:
         own = RunDelay(threading.get_native_id())
-        pause = threading.Event()
         try:
             while self._rest():
                 for watch in list(self._watched.values()):
                     if watch.runs and watch.answered:
                         watch.ask()
                 before, waited = perf_counter(), own.seconds()
-                pause.wait(BEAT)
+                self._ended.wait(BEAT)
                 now = perf_counter()
                 frames = sys._current_frames()  # first of all: who held the lock gave it back just now
                 excused = self._resources.made_at
@@ -119,12 +118,12 @@ class Watchdog:
                 if not watch.runs:
                     watch.close()
                     del self._watched[loop]  # or the watchdog would keep a loop alive
-            if self._watched and not self._ended:
+            if self._watched and not self._ended.is_set():
                 return True
             self._wanted.clear()
-        self._wanted.wait(0.0 if self._ended else IDLE_SECONDS)
+        self._wanted.wait(0.0 if self._ended.is_set() else IDLE_SECONDS)
         with self._lock:
-            if self._watched and not self._ended:
+            if self._watched and not self._ended.is_set():
                 return True
             self._thread = None
             return False

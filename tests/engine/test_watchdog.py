@@ -333,6 +333,18 @@ def test_the_watchdog_ends_when_there_is_nothing_to_watch(monkeypatch):
     asyncio.run(main())
 
 
+def test_a_closed_engine_leaves_no_thread_that_watches(monkeypatch):
+    monkeypatch.setattr("theus.watchdog.IDLE_SECONDS", 3600)
+    monkeypatch.setattr("theus.environments.meter.IDLE_SECONDS", 3600)
+    others = set(threading.enumerate())
+    with Engine() as engine:
+        asyncio.run(engine.arun(process(lambda: None)))
+        threads = {thread.name: thread for thread in set(threading.enumerate()) - others}
+    for name in ("theus-ticker", "theus-watchdog"):
+        threads[name].join(60)
+        assert not threads[name].is_alive(), name
+
+
 def test_an_engine_that_nobody_holds_is_not_kept_by_its_watchdog(told):
     import gc
     import weakref

@@ -69,6 +69,7 @@ class Ticker:
         self._held = 0.0  #: seconds in all
         self._due = 0.0  #: when the next tick should be
         self._last = 0.0  #: when the last one was
+        self._ended = False
 
     def watch(self, now: float) -> float:
         """Begin to watch; gives what ``leave`` is compared with."""
@@ -79,7 +80,7 @@ class Ticker:
                 if self._resting:
                     self._due = now  # it should be awake at once
                 self._wanted.set()
-                if self._thread is None:
+                if self._thread is None and not self._ended:
                     self._thread = threading.Thread(target=self._run, name="theus-ticker", daemon=True)
                     self._thread.start()
             return self._held
@@ -92,12 +93,17 @@ class Ticker:
                 self._wanted.clear()
             return self._held + (now - self._last if now - self._due >= _late() else 0.0)
 
+    def end(self) -> None:
+        """Watch no longer."""
+        self._ended = True
+        self._wanted.set()
+
     def _run(self) -> None:
         delay = RunDelay(threading.get_native_id())
         try:
             while self._rest(delay):
                 ticks = 0
-                while self._wanted.is_set():
+                while self._wanted.is_set() and not self._ended:
                     waited = delay.seconds()
                     period = EARLY if ticks < MANY else LATER
                     self._due = perf_counter() + period
@@ -112,10 +118,10 @@ class Ticker:
         with self._lock:
             self._resting = not self._watching
         waited = delay.seconds()
-        self._wanted.wait(IDLE_SECONDS)
+        was_wanted = self._wanted.wait(IDLE_SECONDS)  # the call may have ended since
         with self._lock:
             self._resting = False
-            if not self._wanted.is_set():
+            if self._ended or not (was_wanted or self._wanted.is_set()):
                 self._resting, self._thread = True, None
                 return False
         self._note(delay.seconds() - waited)

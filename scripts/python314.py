@@ -19,7 +19,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-TOOLS = Path(__file__).resolve().parent.parent / ".tools"
+from debian import TOOLS, Unavailable, check, download, run
+
 ROOT = TOOLS / "python3.14"
 PATCHELF = TOOLS / "patchelf"
 SUITE = "forky"  # the oldest Debian suite that has Python 3.14
@@ -27,23 +28,11 @@ PACKAGES = ["python3.14", "python3.14-venv", "libpython3.14"]
 HELP = "Install it (pyenv install 3.14, or uv python install 3.14), or set PYTHON314=/path/to/python3.14."
 
 
-class Unavailable(Exception):
-    """Why no Python 3.14 can be had on this machine."""
-
-
-def run(*command: str | Path) -> None:
-    """Run a command quietly; its output is shown only if it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        output = f"{done.stdout[-1000:]}{done.stderr[-2000:]}"
-        raise Unavailable(f"{Path(command[0]).name} ended with {done.returncode}:\n{output}")
-
-
 def works(python: str | Path) -> bool:
     """Whether this is a Python 3.14 that starts and has the modules that the tests need."""
-    check = "import sys, ssl, sqlite3, ctypes, venv; sys.exit(sys.version_info[:2] != (3, 14))"
+    code = "import sys, ssl, sqlite3, ctypes, venv; sys.exit(sys.version_info[:2] != (3, 14))"
     try:
-        return subprocess.run([str(python), "-I", "-c", check], capture_output=True, timeout=60).returncode == 0
+        return subprocess.run([str(python), "-I", "-c", code], capture_output=True, timeout=60).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
 
@@ -78,32 +67,19 @@ def apt_source() -> str:
     raise Unavailable("apt has no Debian source whose mirror could be asked")
 
 
-def download(folder: Path) -> list[Path]:
+def packages(folder: Path) -> list[Path]:
     """The packages and all that they depend on, down to the C library."""
-    source = folder / "sources.list"
+    source, status = folder / "sources.list", folder / "status"
     source.write_text(apt_source())
-    for name in ("lists/partial", "archives/partial"):
-        (folder / name).mkdir(parents=True)
-    status = folder / "status"
     status.touch()  # as if nothing were installed: apt then names everything that is needed
-    options = {
+    options: dict[str, str | Path] = {
         "Dir::Etc::sourcelist": source,
         "Dir::Etc::sourceparts": "/dev/null",
         "Dir::Etc::preferences": "/dev/null",
         "Dir::Etc::preferencesparts": "/dev/null",
-        "Dir::State::lists": folder / "lists",
         "Dir::State::status": status,
-        "Dir::Cache::archives": folder / "archives",
-        "Dir::Cache::pkgcache": "",
-        "Dir::Cache::srcpkgcache": "",
-        "APT::Sandbox::User": "root",
-        "APT::Update::Post-Invoke-Success": "",
-        "Debug::NoLocking": "true",
     }
-    apt = ["apt-get", *(part for key, value in options.items() for part in ("-o", f"{key}={value}"))]
-    run(*apt, "update")
-    run(*apt, "install", "--yes", "--no-install-recommends", "--download-only", *PACKAGES)
-    return sorted((folder / "archives").glob("*.deb"))
+    return download(folder, PACKAGES, options)
 
 
 def patchelf() -> Path:
@@ -128,8 +104,7 @@ def patchelf() -> Path:
 
 def make() -> Path:
     """Unpack Python 3.14 into ``.tools/python3.14``; takes about 20 seconds."""
-    if missing := [name for name in ("apt-get", "dpkg") if not shutil.which(name)]:
-        raise Unavailable(f"{' and '.join(missing)} not found: this is not a Debian system")
+    check()
     TOOLS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=TOOLS) as temporary:
         folder = Path(temporary)
@@ -138,7 +113,7 @@ def make() -> Path:
         for name in ("bin", "sbin", "lib", "lib64"):  # Debian's merged /usr: the C library's package still says /lib
             (root / "usr" / name).mkdir()
             (root / name).symlink_to(f"usr/{name}")
-        for package in download(folder):
+        for package in packages(folder):
             run("dpkg", "-x", package, root)
         shutil.rmtree(ROOT, ignore_errors=True)
         root.rename(ROOT)

@@ -13,31 +13,18 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-TOOLS = Path(__file__).resolve().parent.parent / ".tools"
+from debian import TOOLS, Unavailable, check, download, run
+
 ROOT = TOOLS / "servers"
 #: name -> (variable that names it, Debian's package, folders below a root where it may be)
 SERVERS = {
     "redis-server": ("REDIS_SERVER", "redis-server", ["usr/bin"]),
     "postgres": ("POSTGRES_BIN", "postgresql", ["usr/lib/postgresql/*/bin"]),
 }
-
-
-class Unavailable(Exception):
-    """Why a server cannot be had on this machine."""
-
-
-def run(*command: str | Path) -> None:
-    """Run a command quietly; its output is shown only if it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        raise Unavailable(
-            f"{Path(command[0]).name} ended with {done.returncode}:\n{done.stdout[-1000:]}{done.stderr[-2000:]}"
-        )
 
 
 def libraries() -> str:
@@ -61,26 +48,11 @@ def found(name: str) -> Path | None:
 
 def fetch(packages: list[str]) -> None:
     """Download packages and what they need beside what is installed, and unpack them."""
-    if missing := [name for name in ("apt-get", "dpkg") if not shutil.which(name)]:
-        raise Unavailable(f"{' and '.join(missing)} not found: this is not a Debian system")
+    check()
     TOOLS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=TOOLS) as temporary:
         folder = Path(temporary)
-        for part in ("lists/partial", "archives/partial", "root"):
-            (folder / part).mkdir(parents=True)
-        options = {
-            "Dir::State::lists": folder / "lists",
-            "Dir::Cache::archives": folder / "archives",
-            "Dir::Cache::pkgcache": "",
-            "Dir::Cache::srcpkgcache": "",
-            "APT::Sandbox::User": "root",
-            "APT::Update::Post-Invoke-Success": "",
-            "Debug::NoLocking": "true",
-        }
-        apt = ["apt-get", *(part for key, value in options.items() for part in ("-o", f"{key}={value}"))]
-        run(*apt, "update")
-        run(*apt, "install", "--yes", "--no-install-recommends", "--download-only", *packages)
-        for package in sorted((folder / "archives").glob("*.deb")):
+        for package in download(folder, packages):
             run("dpkg", "-x", package, folder / "root")
         shutil.copytree(folder / "root", ROOT, symlinks=True, dirs_exist_ok=True)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,12 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def _script() -> Any:
-    spec = importlib.util.spec_from_file_location("servers", ROOT / "scripts" / "servers.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    folder = str(ROOT / "scripts")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return importlib.import_module("servers")
 
 
 def program(name: str) -> tuple[Path, dict[str, str]]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ from theus.workflow.outline import changes, difference, outline
 
 if TYPE_CHECKING:
     from theus.engine import Engine
+    from theus.records import Values
     from theus.run import Run
 
 log = logging.getLogger("theus")
@@ -138,7 +139,7 @@ class Journal:
         entry = journal._new_entry(start)
         answer: Committed | Conflict | Refused | None
         while True:
-            known = next((record for record in await journal._look("run", run.id) if record.key == run.id), None)
+            known = _of(run.id, await journal._look("run", run.id))
             if known is None:
                 answer = await journal._commit(
                     [entry.record(), Record("owner", run.id, b"1")],
@@ -161,12 +162,11 @@ class Journal:
             self._entry, self._finished = old, True
             await self._load()
             return b"", None
-        (owner,) = [r for r in await self._look("owner", self.run.id) if r.key == self.run.id]
-        assert owner.value is not None
+        owner = _of(self.run.id, await self._look("owner", self.run.id))
+        if owner is None or owner.value is None:
+            return b"", Refused(known)  # the run was forgotten just now
         taken = b"%d" % (int(owner.value) + 1)
-        self._entry = Entry(
-            old.run_id, entry.target, "running", entry.outline, old.names, old.started, arguments=old.arguments
-        )
+        self._entry = replace(entry, names=old.names, started=old.started, arguments=old.arguments)
         await self._load()
         if diff := changes(old.outline, entry.outline, self._keys()):
             raise self._changed(diff)
@@ -179,11 +179,7 @@ class Journal:
         """Record how the run ended."""
         if self._finished:
             return
-        old = self._entry
-        entry = Entry(
-            old.run_id, old.target, status, old.outline, old.names, old.started, self._engine.clock.time(), error,
-            old.arguments,
-        )  # fmt: skip
+        entry = replace(self._entry, status=status, ended=self._engine.clock.time(), error=error)
         self.made((), await self._commit([entry.record(), *self._noted.values()], self.expected))
 
     def _new_entry(self, start: tuple[tuple[Any, ...], dict[str, Any]]) -> Entry:
@@ -203,18 +199,13 @@ class Journal:
     def _check_arguments(self, old: Entry, new: Entry) -> None:
         if list(old.names) == list(new.names) and list(old.arguments) == list(new.arguments):
             return
-        was, given = self._arguments(old), self._arguments(new)
+        was, given = (_given(self._codec, self.run.step, entry) for entry in (old, new))
         if was != given:
             shown = [", ".join(repr(v) if n is None else f"{n}={v!r}" for n, v in some) for some in (was, given)]
             raise DefinitionError(
                 f"run {self.run.id!r} was begun with ({shown[0]}) and cannot go on with ({shown[1]}). "
                 "Give what it was begun with, or another run_id."
             )
-
-    def _arguments(self, entry: Entry) -> list[tuple[str | None, Any]]:
-        hints = _hints(self.run.step, entry.names)
-        parts = zip(entry.names, entry.arguments, hints, strict=True)
-        return [(name, self._codec.decode(part, hint)) for name, part, hint in parts]
 
     def _changed(self, diff: str) -> WorkflowChanged:
         return WorkflowChanged(
@@ -406,7 +397,8 @@ class Journal:
 
 def entry_of(store: Store, run_id: str) -> Entry | None:
     """What is kept of a run as a whole."""
-    return next((Entry.read(record) for record in store.records("run", run_id) if record.key == run_id), None)
+    known = _of(run_id, store.records("run", run_id))
+    return None if known is None else Entry.read(known)
 
 
 def arguments_of(engine: Engine[Any], run_id: str, target: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -415,8 +407,7 @@ def arguments_of(engine: Engine[Any], run_id: str, target: Any) -> tuple[tuple[A
     entry = entry_of(engine.store, run_id)
     if entry is None:
         raise DefinitionError(f"there is no run {run_id!r}; `theus runs` lists those that are recorded.")
-    parts = zip(entry.names, entry.arguments, _hints(as_step(target), entry.names), strict=True)
-    values = [(name, engine.codec.decode(part, hint)) for name, part, hint in parts]
+    values = _given(engine.codec, as_step(target), entry)
     return tuple(value for name, value in values if name is None), {name: v for name, v in values if name is not None}
 
 
@@ -426,10 +417,9 @@ def forget(store: Store, run_id: str) -> None:
     Raises:
         DefinitionError: there is no such run, or somebody took it over or ended it just now.
     """
-    (*_, known) = [None, *(record for record in store.records("run", run_id) if record.key == run_id)]
-    if known is None:
+    known, owner = (_of(run_id, store.records(kind, run_id)) for kind in ("run", "owner"))
+    if known is None or owner is None:  # they come and go together
         raise DefinitionError(f"there is no run {run_id!r}; `theus runs` lists those that are recorded.")
-    owner = next(record for record in store.records("owner", run_id) if record.key == run_id)
     found = [record for kind in ("step", "once", "signal") for record in store.records(kind, f"{run_id}/")]
     gone = [Record(record.kind, record.key, None) for record in (known, owner, *found)]
     answer = drive(store.commit(Commit(0, (), (), NAME, records=gone, expected=[known, owner]), blocking=True))
@@ -469,3 +459,14 @@ def _hints(step: Step[Any, Any], names: Sequence[str | None]) -> list[Any]:
     by_position = first.parameters if first is step else (first.pipe_parameter,)
     places = [place if name is None else name for place, name in zip_longest(by_position, names)][: len(names)]
     return [Any if name is None else first.hint(name) for name in places]
+
+
+def _given(codec: Values, step: Step[Any, Any], entry: Entry) -> list[tuple[str | None, Any]]:
+    """The arguments that a run was begun with; None stands before those by position."""
+    parts = zip(entry.names, entry.arguments, _hints(step, entry.names), strict=True)
+    return [(name, codec.decode(part, hint)) for name, part, hint in parts]
+
+
+def _of(run_id: str, records: Iterable[Record]) -> Record | None:
+    """The record of that very run; there may be others whose ids begin like this one."""
+    return next((record for record in records if record.key == run_id), None)

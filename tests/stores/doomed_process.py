@@ -18,7 +18,7 @@ from typing import Any
 
 from theus import Context, Engine, Tally, process
 from theus.stores import replica, sqlite
-from theus.stores.replica import Entry, Make, Proposed
+from theus.stores.driver import Entry, Make, Proposed
 
 THREADS, CALLERS = 3, 8  # per child
 

@@ -12,7 +12,8 @@ from theus.errors import CommitUnknown, StoreUnavailable
 from theus.protocols import Record, Version
 from theus.state.access import Ops
 from theus.stores import keys
-from theus.stores.replica import Entry, Loaded, Make, Replica
+from theus.stores.driver import Entry, Loaded, Make
+from theus.stores.replica import Replica
 
 
 class PickleCodec:

@@ -16,7 +16,8 @@ from theus.doors import drive
 from theus.protocols import Commit, Committed, Conflict, Record, Refused
 from theus.state.transaction import Transaction
 from theus.state.values import plain
-from theus.stores.replica import Entry, Make, Replica, _Waiting
+from theus.stores.driver import Entry, Make
+from theus.stores.replica import Replica, _Waiting
 
 
 @dataclass

@@ -26,15 +26,15 @@ from theus.errors import DefinitionError, StoreError, StoreUnavailable
 from theus.protocols import Commit, Committed, Conflict, Record, Refused
 from theus.state.transaction import Transaction
 from theus.state.values import plain
-from theus.stores import open_store, postgres, redis
+from theus.stores import driver_of, open_store, redis
 from theus.stores.codec import Codec
 from theus.stores.replica import Replica
 from theus.testing.stores import checks_for
 
 SOAK = int(os.environ.get("THEUS_SOAK", "1"))
-KINDS: dict[str, tuple[type[Server], Any, str]] = {
-    "redis": (RedisServer, redis, "name"),
-    "postgres": (PostgresServer, postgres, "schema"),
+KINDS: dict[str, tuple[type[Server], str]] = {
+    "redis": (RedisServer, "name"),
+    "postgres": (PostgresServer, "schema"),
 }
 _names = itertools.count()
 
@@ -50,7 +50,7 @@ class Place:
     """A server, and fresh stores on it."""
 
     def __init__(self, kind: str) -> None:
-        made, self.module, self.option = KINDS[kind]
+        made, self.option = KINDS[kind]
         self.server = made()
         self.stores: list[Replica] = []
         self.fresh()
@@ -66,7 +66,7 @@ class Place:
         return f"{base}?{self.option}={self.name}{more}"
 
     def open(self, url: str = "") -> Replica:
-        store = Replica(self.module.driver_at(url or self.url()), Codec(Shop), Shop())
+        store = Replica(driver_of(url or self.url()), Codec(Shop), Shop())
         self.stores.append(store)
         store.open()
         return store
@@ -434,9 +434,9 @@ def test_engine_processes_show_no_anomaly(place: Place, tmp_path: Path, count: i
 
 RACER = """
 import json, sys
-from test_servers import KINDS, Codec, Replica, Shop, change
-kind, url, mine, other, rounds = sys.argv[1:]
-store = Replica(KINDS[kind][1].driver_at(url), Codec(Shop), Shop())
+from test_servers import Codec, Replica, Shop, change, driver_of
+url, mine, other, rounds = sys.argv[1:]
+store = Replica(driver_of(url), Codec(Shop), Shop())
 print(len(store.records("x")), flush=True)
 def take(shop):
     if shop.keys.get(f"{other}{number}", 0) + shop.keys.get(f"{mine}{number}", 0) == 0:
@@ -450,12 +450,11 @@ store.close()
 def test_write_skew_between_processes(place: Place) -> None:
     """Each of two processes raises its own flag if none is up: never are both."""
     rounds = 100 if SOAK == 1 else 1000
-    kind = next(name for name, value in KINDS.items() if value[1] is place.module)
     store = place.open()
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     racers = [
         subprocess.Popen(
-            [sys.executable, "-c", RACER, kind, place.url(), *names, str(rounds)],
+            [sys.executable, "-c", RACER, place.url(), *names, str(rounds)],
             stdout=subprocess.PIPE,
             env=environment,
         )
@@ -474,17 +473,17 @@ def test_write_skew_between_processes(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "url"),
+    "url",
     [
-        (redis, "redis://localhost?name=a}b"),
-        (redis, "redis://localhost?wait=long"),
-        (postgres, "postgresql://localhost/x?schema=a;b"),
-        (postgres, "postgresql://localhost/x?wait="),
+        "redis://localhost?name=a}b",
+        "redis://localhost?wait=long",
+        "postgresql://localhost/x?schema=a;b",
+        "postgresql://localhost/x?wait=",
     ],
 )
-def test_an_option_that_makes_no_sense_is_refused(module: Any, url: str) -> None:
+def test_an_option_that_makes_no_sense_is_refused(url: str) -> None:
     with pytest.raises(DefinitionError, match=r"cannot be the (name|wait|schema)"):
-        module.driver_at(url)
+        driver_of(url)
 
 
 def test_a_password_is_not_shown() -> None:

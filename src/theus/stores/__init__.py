@@ -12,9 +12,11 @@ from theus.errors import DefinitionError
 
 if TYPE_CHECKING:
     from theus.protocols import Store
-    from theus.stores.replica import Driver
+    from theus.stores.driver import Driver
 
-_SERVERS = {"redis": "redis", "rediss": "redis", "postgresql": "postgres", "postgres": "postgres"}
+#: scheme -> module, and the extra of that name; the driver in it
+_REDIS, _POSTGRES = ("redis", "RedisDriver"), ("postgres", "PostgresDriver")
+_SERVERS = {"redis": _REDIS, "rediss": _REDIS, "postgresql": _POSTGRES, "postgres": _POSTGRES}
 
 
 def open_store(url: str | os.PathLike[str], domain: Any) -> Store:
@@ -50,14 +52,16 @@ def driver_of(url: str | os.PathLike[str]) -> Callable[[], Driver]:
 
 
 def _server(scheme: str, url: str) -> Any:
-    name = _SERVERS[scheme]
+    name, driver = _SERVERS[scheme]
     try:
         module = import_module(f"theus.stores.{name}")
     except ModuleNotFoundError as missing:
         raise DefinitionError(
             f"a store at {scheme}://... needs {missing.name}, which is not installed: pip install 'theus[{name}]'"
         ) from missing
-    return module.driver_at(url)
+    make = getattr(module, driver)
+    make(url)  # connects when first used; a URL that makes no sense is refused now
+    return lambda: make(url)
 
 
 def _file(url: str, *, is_path: bool) -> Any:

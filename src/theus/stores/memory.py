@@ -10,6 +10,7 @@ from theus.protocols import Commit, Committed, Conflict, Record, Refused
 from theus.state.head import Head
 from theus.state.history import History
 from theus.state.snapshot import Snapshot
+from theus.stores.listeners import Listeners
 
 
 class MemoryStore:
@@ -19,7 +20,7 @@ class MemoryStore:
         self._head = Head(domain)
         self._lock = Lock()
         self._records: dict[tuple[str, str], bytes] = {}
-        self._listeners: tuple[Callable[[Committed], None], ...] = ()
+        self._listeners = Listeners()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -39,8 +40,7 @@ class MemoryStore:
         else:
             answer = self._head.commit(commit)
         if self._listeners and type(answer) is Committed:
-            for listener in self._listeners:
-                listener(answer)
+            self._listeners.tell(answer)
         return answer
 
     def _commit(self, commit: Commit) -> Committed | Conflict | Refused:
@@ -60,14 +60,7 @@ class MemoryStore:
             return answer
 
     def tail(self, listener: Callable[[Committed], None]) -> Callable[[], None]:
-        with self._lock:
-            self._listeners = (*self._listeners, listener)
-
-        def end() -> None:
-            with self._lock:
-                self._listeners = tuple(other for other in self._listeners if other is not listener)
-
-        return end
+        return self._listeners.add(listener)
 
     def records(self, kind: str, prefix: str = "") -> list[Record]:
         with self._lock:

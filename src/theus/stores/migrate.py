@@ -19,7 +19,7 @@ from theus.state.access import Op
 from theus.state.migrations import Migrate, schema_of, way_to
 
 if TYPE_CHECKING:
-    from theus.stores.replica import Entry, Loaded
+    from theus.stores.driver import Entry, Loaded
 
 _KIND, _KEY = "store", "schema"
 

@@ -25,7 +25,7 @@ import psycopg
 
 from theus.errors import CommitUnknown, StoreError
 from theus.protocols import Record, Version
-from theus.stores.replica import Entry, Loaded
+from theus.stores.driver import Entry, Loaded, packed_records, records_of
 from theus.stores.server import (
     LOOK,
     PART,
@@ -37,8 +37,6 @@ from theus.stores.server import (
     ServerDriver,
     identifier,
     options,
-    packed_records,
-    records_of,
 )
 
 _TABLES = """
@@ -101,12 +99,6 @@ SELECT append(
 _LOCK = 0x54485553  #: of the database, while the tables are made
 #: what the server says when it goes down or comes up; all other errors of it mean that nothing was changed
 _ENDING = ("57P01", "57P02", "57P03", "57P05")
-
-
-def driver_at(url: str) -> Callable[[], PostgresDriver]:
-    """What makes a driver for a URL; one that makes no sense is refused now."""
-    PostgresDriver(url)  # connects when first used
-    return lambda: PostgresDriver(url)
 
 
 class PostgresDriver(ServerDriver):

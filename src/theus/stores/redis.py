@@ -25,7 +25,7 @@ import redis
 
 from theus.errors import CommitUnknown, StoreError
 from theus.protocols import Record, Version
-from theus.stores.replica import Entry, Loaded
+from theus.stores.driver import Entry, Loaded, packed_records, records_of
 from theus.stores.server import (
     LOOK,
     PART,
@@ -37,13 +37,11 @@ from theus.stores.server import (
     ServerDriver,
     identifier,
     options,
-    pack,
-    packed_records,
-    records_of,
 )
 
 log = logging.getLogger("theus")
 
+_pack = msgspec.msgpack.Encoder().encode
 _unpack_entry = msgspec.msgpack.Decoder(tuple[str, float, bytes, bytes | None]).decode
 #: said by a server that did not do what it was asked, and may do it later
 _DOWN = (
@@ -139,12 +137,6 @@ return 1
 """
 
 
-def driver_at(url: str) -> Callable[[], RedisDriver]:
-    """What makes a driver for a URL; one that makes no sense is refused now."""
-    RedisDriver(url)  # connects when first used
-    return lambda: RedisDriver(url)
-
-
 class RedisDriver(ServerDriver):
     """The log in one Redis server. In the URL: ``name`` of the store, ``wait`` seconds for a server that is away."""
 
@@ -177,10 +169,10 @@ class RedisDriver(ServerDriver):
             # another engine took it away while we read
 
     def _append(self, known: Version, batch: Batch, again: bool) -> Appended:
-        head = [known, batch.group, "again" if again else "", self.token, pack(batch.asks), pack(batch.writes)]
+        head = [known, batch.group, "again" if again else "", self.token, _pack(batch.asks), _pack(batch.writes)]
         counts = [len(batch.expected), len(batch.records)]
         records = [part for each in (batch.expected, batch.records) for one in each.items() for part in _named(*one)]
-        entries = [pack((one.author, one.at, one.ops, packed_records(one))) for one in batch.entries]
+        entries = [_pack((one.author, one.at, one.ops, packed_records(one))) for one in batch.entries]
         keys = [self._head, self._log, self._record, self._index, self._channel]
         self._reach()
         first, *more = self._try(self._append_script, keys, [*head, *counts, *records, *entries])

@@ -35,121 +35,23 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from theus.errors import CommitUnknown, StoreError, TheusError
 from theus.protocols import Commit, Committed, Conflict, Record, Refused, Version
-from theus.state.access import Ops, Reads
+from theus.state.access import Ops
 from theus.state.head import Head, Looked, Staged
 from theus.state.history import MOST_WEIGHT, History
 from theus.state.migrations import schema_of
 from theus.state.snapshot import Snapshot
-from theus.stores import keys, migrate
+from theus.stores import migrate
+from theus.stores.driver import Driver, Entry, Loaded, Proposed, weigh
+from theus.stores.listeners import Listeners
 
 log = logging.getLogger("theus")
 
-_FIXED = 64  #: bytes that an entry counts for, besides what is in it
 _BRIEF_PAUSE = 0.01  #: the same, while the store is being closed
 _PAUSE = 1.0  #: seconds until a follower whose store cannot be reached looks again
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One commit as it stands in the log."""
-
-    version: Version  #: its number in the log, from 1, without a gap
-    author: str
-    at: float  #: seconds since the epoch
-    ops: bytes
-    records: Sequence[Record] = ()
-    group: str = ""  #: the id of the append that it came with
-
-    @property
-    def weight(self) -> int:
-        """About how many bytes of the log it is."""
-        return _weigh(self.ops, self.records)
-
-
-def _weigh(operations: bytes, records: Sequence[Record]) -> int:
-    return _FIXED + len(operations) + sum(_FIXED + len(record.value or b"") for record in records)
-
-
-@dataclass(slots=True)
-class Proposed:
-    """A commit that is to be appended: everything of its entry but the number."""
-
-    author: str
-    at: float
-    ops: bytes
-    records: Sequence[Record]
-    expected: Sequence[Record]  #: for drivers whose ``record`` may be behind: to be checked where the log is
-    staged: Staged
-    looks: Reads = ()  #: of those that wrote nothing, but have seen what this writes
-
-    @property
-    def asks(self) -> set[str]:
-        """Conflict keys that no entry after ``known`` may have written."""
-        staged = self.staged
-        asks = keys.asked(staged.reads, staged.ops) | keys.assumed(staged.ops, staged.moved)
-        return asks | keys.asked(self.looks, ())
-
-    @property
-    def writes(self) -> set[str]:
-        """Conflict keys that this writes."""
-        return keys.written(self.staged.ops, self.staged.moved)
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """What is in the store: a state, and the log after it."""
-
-    version: Version  #: of the state
-    state: bytes
-    entries: Sequence[Entry]
-    kept: Version  #: of the newest snapshot, which may be later than the one that is given
-
-
-Make = Callable[[Sequence[Entry]], Sequence[Proposed]]
-
-
-class Driver(Protocol):
-    """The log of one store. ``append`` is called by one thread at a time, the rest from any.
-
-    Raises ``StoreUnavailable`` where nothing was changed, ``CommitUnknown`` where that is not known.
-    """
-
-    def load(self, initial: Callable[[], bytes]) -> Loaded:
-        """Get ready. An empty store begins with ``initial()`` at version 0. The oldest snapshot that is kept."""
-
-    def append(self, known: Version, group: str, make: Make) -> Sequence[Entry]:
-        """Append what ``make`` gives, all or nothing; nothing if it gives nothing.
-
-        ``make(others)`` is called with what others appended after ``known``; again, with what came since, if
-        something came in between that one of the proposed asks for. Gives what others appended between the last that
-        ``make`` saw and ours. ``group`` is an id: a group that is in the log already is not appended again.
-        """
-
-    def tail(self, after: Version) -> Sequence[Entry]:
-        """The entries after a version; the first one's number is higher than the next if the log does not reach back."""
-
-    def wait(self) -> bool:
-        """Block until others may have appended something; False: the driver was closed."""
-
-    def record(self, kind: str, key: str) -> bytes | None:
-        """A record's value. Inside ``make`` it is certain, or ``append`` checks what was ``expected``."""
-
-    def records(self, kind: str, prefix: str) -> list[Record]:
-        """The records of a kind whose key begins with ``prefix``, by key."""
-
-    def kept(self) -> Version:
-        """The version of the newest snapshot."""
-
-    def keep(self, version: Version, state: bytes, floor: Version) -> None:
-        """Keep a snapshot, unless a newer one is kept. Snapshots older than ``floor`` and the log up to it go."""
-
-    def close(self) -> None:
-        """Let go of files and connections; ``wait`` ends."""
 
 
 class Codec(Protocol):
@@ -192,7 +94,7 @@ class Replica:
         kind: Any = None if domain is None else domain.__class__
         self._kind = kind  #: None: whatever is there
         self._name, self._schema = ("", 0) if kind is None else (str(kind.__qualname__), schema_of(kind))
-        self._listeners: tuple[Callable[[Committed], None], ...] = ()
+        self._listeners = Listeners()
         self._closed = False
         self._begin()
 
@@ -252,14 +154,7 @@ class Replica:
 
     def tail(self, listener: Callable[[Committed], None]) -> Callable[[], None]:
         self._opened()
-        with self._door:
-            self._listeners = (*self._listeners, listener)
-
-        def end() -> None:
-            with self._door:
-                self._listeners = tuple(other for other in self._listeners if other is not listener)
-
-        return end
+        return self._listeners.add(listener)
 
     def records(self, kind: str, prefix: str = "") -> list[Record]:
         self._opened()
@@ -538,9 +433,9 @@ class Replica:
             made = head.publish(staged[0][1].at) if staged else []
         for (waiting, one), committed in zip(staged, made, strict=True):
             committed.records = one.records
-            self._weight += _weigh(one.ops, one.records)
+            self._weight += weigh(one.ops, one.records)
             waiting.answer = committed
-            self._tell(committed)
+            self._listeners.tell(committed)
 
     def _look_up(self, name: str, staged: list[tuple[_Waiting, Proposed]]) -> None:
         """The leader was interrupted: the log knows whether its group was appended. If not, the next leader does it."""
@@ -566,19 +461,12 @@ class Replica:
             self._jump(head)
         for entry in entries:
             if entry.version > head.version:
-                self._tell(self._follow_one(head, entry))
+                self._listeners.tell(self._follow_one(head, entry))
 
     def _jump(self, head: Head) -> None:
         """This engine was away for so long that the log does not reach back to where it was."""
         newest = self._load()
         head.jump(newest)
-
-    def _tell(self, committed: Committed) -> None:
-        for listener in self._listeners:
-            try:
-                listener(committed)
-            except Exception:
-                log.exception("a listener failed on version %d", committed.version)
 
     # --- in the background ---
 

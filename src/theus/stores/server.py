@@ -18,14 +18,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-import msgspec
-
 from theus.errors import CommitUnknown, DefinitionError, StoreUnavailable
-from theus.protocols import Record, Version
-from theus.stores.replica import Entry, Make, Proposed
-
-pack = msgspec.msgpack.Encoder().encode
-unpack_records = msgspec.msgpack.Decoder(list[tuple[str, str, bytes | None]]).decode
+from theus.protocols import Version
+from theus.stores.driver import Entry, Make, Proposed
 
 LOOK = 1.0  #: seconds after which a follower looks by itself, in case a message was lost
 WAIT = 10.0  #: seconds for which a server that is away is asked again
@@ -55,11 +50,9 @@ class Batch:
         self.expected: dict[tuple[str, str], bytes | None] = {}  #: as they must be before it
         for one in proposed:
             for record in one.expected:
-                if (
-                    record.kind,
-                    record.key,
-                ) not in self.records:  # what the group itself changes, the replica has checked
-                    self.expected[record.kind, record.key] = record.value
+                place = (record.kind, record.key)
+                if place not in self.records:  # what the group itself changes, the replica has checked
+                    self.expected[place] = record.value
             self.records.update(((record.kind, record.key), record.value) for record in one.records)
 
 
@@ -188,13 +181,3 @@ def identifier(text: str) -> str:
     if not text.isidentifier() or not text.isascii():
         raise ValueError(text)
     return text
-
-
-def records_of(data: bytes | None) -> Sequence[Record]:
-    """The records of an entry."""
-    return () if not data else [Record(*one) for one in unpack_records(data)]
-
-
-def packed_records(one: Proposed) -> bytes | None:
-    """The same as bytes; None if there are none."""
-    return pack([(record.kind, record.key, record.value) for record in one.records]) if one.records else None

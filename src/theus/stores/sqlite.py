@@ -30,11 +30,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
-
 from theus.errors import CommitUnknown, StoreError, StoreUnavailable
 from theus.protocols import Record, Version
-from theus.stores.replica import Entry, Loaded, Make
+from theus.stores.driver import Entry, Loaded, Make, packed_records, records_of
 
 log = logging.getLogger("theus")
 
@@ -63,9 +61,6 @@ _GONE = frozenset(
         sqlite3.SQLITE_PROTOCOL,
     )
 )
-
-_pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(list[tuple[str, str, bytes | None]]).decode
 
 
 class SqliteDriver:
@@ -227,8 +222,7 @@ class SqliteDriver:
     def _after(self, version: Version) -> list[Entry]:
         rows = self._db.execute("SELECT * FROM journal WHERE version > ? ORDER BY version", (version,))
         entries = [
-            Entry(number, author, at, ops, () if records is None else [Record(*one) for one in _unpack(records)], team)
-            for number, author, at, ops, records, team in rows
+            Entry(number, author, at, ops, records_of(records), team) for number, author, at, ops, records, team in rows
         ]
         if entries:
             self._newest = entries[-1].version
@@ -252,8 +246,7 @@ class SqliteDriver:
             rows = []
             for one in proposed:
                 version += 1
-                records = _pack([(r.kind, r.key, r.value) for r in one.records]) if one.records else None
-                rows.append((version, one.author, one.at, one.ops, records, group))
+                rows.append((version, one.author, one.at, one.ops, packed_records(one), group))
             db.executemany("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?)", rows)
             self._put_records([record for one in proposed for record in one.records])
             self._newest = version  # before others can see it

@@ -25,7 +25,7 @@ from theus.protocols import Commit, Committed, Conflict, Record, Refused, Store,
 from theus.state.fields import Tally
 from theus.state.transaction import Transaction
 from theus.state.values import plain
-from theus.stores.replica import Driver, Entry, Loaded, Make
+from theus.stores.driver import Driver, Entry, Loaded, Make
 
 __all__ = ["CANNOT", "CHECKS", "Check", "LossyDriver", "Place", "check_store", "checks_for"]
 

@@ -169,7 +169,7 @@ class Attempts:
 
     def outlook(self, process: Process[Any, Any], position: Position) -> Outlook:
         engine = self.engine
-        profile = engine.profiled.get(id(process.root)) or engine.profile(process)
+        profile = engine.profiled.get(process.root.definition) or engine.profile(process)
         placement, environment = profile.homes.get(False) or engine.settle(profile, process, False)
         # Inline it would hold up all others; hot, it would probably be in vain.
         may_begin = placement.environment != "inline" and profile.heat <= HOT
@@ -231,7 +231,7 @@ class Attempts:
             return recorded
         if value is NOTHING:
             value = None
-        profile = engine.profiled.get(id(process.root)) or engine.profile(process)
+        profile = engine.profiled.get(process.root.definition) or engine.profile(process)
         environment: Environment | Early
         placement, environment = profile.homes.get(run.blocking) or engine.settle(profile, process, run.blocking)
         attempt = failures = foreign = 0

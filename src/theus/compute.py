@@ -13,8 +13,7 @@ from theus.schedule import Position
 
 if TYPE_CHECKING:
     from theus.attempt import Attempts
-
-MOST_FUNCTIONS = 1000  #: remembered
+    from theus.identity import Remembered
 
 
 async def compute(attempts: Attempts, call: Call, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
@@ -39,7 +38,7 @@ async def compute(attempts: Attempts, call: Call, function: Callable[..., Any], 
         del outcome, inner, args  # the traceback keeps this frame, not what it saw
 
 
-def _process(function: Callable[..., Any], known: dict[int, Process[Any, Any]], call: Call) -> Process[Any, Any]:
+def _process(function: Callable[..., Any], known: Remembered[int, Process[Any, Any]], call: Call) -> Process[Any, Any]:
     """The function as a process, the same each time: workers know it then."""
     process = known.get(id(function))
     if process is None or function not in (process, process.fn):
@@ -50,7 +49,5 @@ def _process(function: Callable[..., Any], known: dict[int, Process[Any, Any]], 
                 f"ctx.compute in process {call.process.name!r} takes a plain function, which another core can run by itself; "
                 f"{process.name!r} is {kind}. Give a def that takes what it needs as arguments."
             )
-        if len(known) >= MOST_FUNCTIONS:
-            known.clear()  # one-off lambdas must not pile up
-        known[id(function)] = process  # it keeps the function: ids do not repeat
+        known.keep(id(function), process)
     return process

@@ -34,6 +34,7 @@ from theus.environments.meter import Meter, Ticker
 from theus.environments.own_loop import OwnLoopEnvironment
 from theus.environments.thread import ThreadEnvironment
 from theus.errors import DefinitionError, NotTransferable, Overloaded, ScopeError
+from theus.identity import Remembered, definition
 from theus.moves import may_change_loop, note_stall
 from theus.nature import Explained, Explanation, Profile
 from theus.outbox import Outbox
@@ -71,7 +72,7 @@ log = logging.getLogger("theus")
 
 GRACE = 5.0  #: seconds that what still runs gets to end by itself
 WORKERS = frozenset({"worker", "interpreter"})  #: environments that are made when they are needed
-MOST_PLANS = 4096  #: targets remembered
+MOST_PLANS = 4096  #: targets, flows, functions and profiles remembered, of each
 
 
 class Engine(Generic[D]):
@@ -166,10 +167,11 @@ class Engine(Generic[D]):
         self._lock = threading.Lock()
         self._token = secrets.token_hex(4)
         self._numbers = itertools.count(1)
-        self._plans: dict[int, _Plan] = {}
-        self.profiled: dict[int, Profile] = {}
-        self._overlaps: dict[int, Overlap] = {}
-        self.computed: dict[int, Process[Any, Any]] = {}  #: functions of ``ctx.compute``
+        # What is known by an id is kept with what has it, so no id stands for two.
+        self._plans: Remembered[int, _Plan] = Remembered(MOST_PLANS)
+        self._overlaps: Remembered[int, Overlap] = Remembered(MOST_PLANS)
+        self.computed: Remembered[int, Process[Any, Any]] = Remembered(MOST_PLANS)  #: functions of ``ctx.compute``
+        self.profiled: Remembered[str, Profile] = Remembered(MOST_PLANS)
         self.stalled_at: set[tuple[str, CodeType]] = set()  #: places that were told of
         self._active: set[Run[Any]] = set()
         self._ended = threading.Condition()
@@ -391,9 +393,7 @@ class Engine(Generic[D]):
                 self._check_process(process)
             plan = _Plan(target, step, self._is_inline(step))
             if not isinstance(target, list):  # a list may change; a step never does
-                if len(self._plans) >= MOST_PLANS:
-                    self._plans.clear()  # a plan keeps its target alive: one-off lambdas must not pile up
-                self._plans[id(target)] = plan
+                self._plans.keep(id(target), plan)
         return plan
 
     def _check_process(self, process: Process[Any, Any]) -> None:
@@ -497,22 +497,15 @@ class Engine(Generic[D]):
         return None if self.store is None else self.store.snapshot
 
     def profile(self, process: Process[Any, Any]) -> Profile:
-        """What is known of a process, however it is bound."""
-        root = process.root
-        profile = self.profiled.get(id(root))  # whose profile is kept, is kept itself: ids do not repeat
-        if profile is None:
-            if len(self.profiled) >= MOST_PLANS:
-                self.profiled.pop(next(iter(self.profiled)), None)  # one-off lambdas must not pile up
-            profile = self.profiled[id(root)] = Profile(root)
-        return profile
+        """What is known of a process, however it is bound and however often it is made."""
+        name = definition(process)
+        return self.profiled.get(name) or self.profiled.keep(name, Profile(process.root))
 
     def overlap(self, node: Flow[Any, Any]) -> Overlap:
         """What is known of how the steps of a flow overlap."""
         overlap = self._overlaps.get(id(node))
         if overlap is None or overlap.node is not node:
-            if len(self._overlaps) >= MOST_PLANS:
-                self._overlaps.pop(next(iter(self._overlaps)), None)  # as with profiles; it keeps its flow alive
-            overlap = self._overlaps[id(node)] = Overlap(node)
+            overlap = self._overlaps.keep(id(node), Overlap(node))
         return overlap
 
     def settle(
@@ -678,7 +671,8 @@ class Engine(Generic[D]):
     def explain(self, target: Any) -> Explanation:
         """Nature → environment → reason, for a process or each process of a workflow; print it, or read its rows."""
         step = as_step(target)
-        return Explanation(tuple(self._explain(process) for process in dict.fromkeys(p.root for p in leaves(step))))
+        different = {definition(process): process.root for process in leaves(step)}
+        return Explanation(tuple(map(self._explain, different.values())))
 
     def profiles(self) -> Explanation:
         """The same for every process that ran so far."""

@@ -301,7 +301,7 @@ def _hindrances(fn: Any, seen: set[Any], there: Callable[[Any], str]) -> Iterato
     """What a function uses that is not constant. ``there``: what would become of it."""
     while isinstance(fn, functools.partial):
         for value in (*fn.args, *fn.keywords.values()):
-            if _is_mutable(value):
+            if is_mutable(value):
                 yield f"the argument of the partial is a {type(value).__name__}, which {there(value)}"
         fn = fn.func
     if isinstance(fn, types.MethodType):
@@ -313,7 +313,7 @@ def _hindrances(fn: Any, seen: set[Any], there: Callable[[Any], str]) -> Iterato
         for what in _written(fn.__code__, fn.__code__.co_freevars):
             yield f"it assigns {what}, which {there(None)}"
         for what, value in _surroundings(fn):
-            if _is_mutable(value):
+            if is_mutable(value):
                 yield f"the {what} is a {type(value).__name__}, which {there(value)}"
             inner = value.fn if isinstance(value, Process) else value
             if isinstance(inner, types.FunctionType) and inner.__globals__ is fn.__globals__:
@@ -321,10 +321,12 @@ def _hindrances(fn: Any, seen: set[Any], there: Callable[[Any], str]) -> Iterato
 
 
 def _surroundings(fn: Any) -> Iterator[tuple[str, Any]]:
-    """What a function closes over and the globals that it names, each with words for it."""
+    """What a function closes over, its defaults and the globals that it names, each with words for it."""
     if isinstance(fn, types.FunctionType):
+        for value in (*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()):
+            yield "default of a parameter", value
         for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
-            yield f"variable {name!r} it closes over", _content(cell)
+            yield f"variable {name!r} it closes over", content(cell)
         for name in sorted(_global_names(fn.__code__)):
             if name in fn.__globals__:
                 yield f"global {name!r} it uses", fn.__globals__[name]
@@ -343,7 +345,8 @@ def _written(code: types.CodeType, outer: Sequence[str]) -> Iterator[str]:
             yield from _written(constant, outer)
 
 
-def _content(cell: Any) -> Any:
+def content(cell: Any) -> Any:
+    """What a variable holds that a function closes over."""
     try:
         return cell.cell_contents
     except ValueError:  # not filled yet: a function that calls itself before its definition is over
@@ -358,7 +361,10 @@ def _global_names(code: types.CodeType) -> set[str]:
     return names
 
 
-def _is_mutable(value: Any) -> bool:
+def is_mutable(value: Any) -> bool:
+    """Whether it would matter that it is a copy."""
     if isinstance(value, (tuple, frozenset)):
-        return any(map(_is_mutable, value))
+        return any(map(is_mutable, value))
+    if isinstance(value, types.BuiltinFunctionType):  # out.append is as mutable as out
+        return is_mutable(value.__self__)
     return not isinstance(value, IMMUTABLE)

@@ -61,6 +61,7 @@ class Process(Step[In, Out]):
         "accepts_any",
         "bound",
         "contract",
+        "definition",
         "environment",
         "fn",
         "idempotent",
@@ -99,6 +100,7 @@ class Process(Step[In, Out]):
     retry_on: tuple[type[BaseException], ...]
     idempotent: bool
     bound: dict[str, Any]  #: arguments fixed by ``bind``
+    definition: str  #: of a root: what other processes are the same, once that was asked (see identity.py)
     root: Process[Any, Any]  #: the process as it was defined, before ``bind`` or access through an instance
 
     def __init__(
@@ -133,6 +135,7 @@ class Process(Step[In, Out]):
         self.idempotent = idempotent
         self.contract = Contract.parse(reads, writes, exclusive, self.parameters, self.name)
         self.bound = {}
+        self.definition = ""
         self.root = self
         self.__doc__ = fn.__doc__
         self.__module__ = getattr(fn, "__module__", __name__)
@@ -319,12 +322,13 @@ class Process(Step[In, Out]):
         return _blank, (type(self),), self.__getstate__()
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {slot: getattr(self, slot) for slot in Process.__slots__ if slot != "__dict__"}
+        state = {slot: getattr(self, slot) for slot in Process.__slots__ if slot not in ("__dict__", "definition")}
         state["name"] = self.name
         state["__dict__"] = {k: v for k, v in self.__dict__.items() if k not in _FOUND_OUT}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        self.definition = ""
         for slot, value in state.items():
             if slot == "__dict__":
                 self.__dict__.update(value)

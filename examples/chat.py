@@ -15,7 +15,7 @@ import httpx
 from slow_model import slow_model
 
 from theus import Engine, Tally, process
-from theus.protocols import Reported
+from theus.events import Reported
 
 AGENTS = 100
 

@@ -40,33 +40,26 @@ from theus.errors import (
     Path,
     RunFenced,
 )
+from theus.events import (
+    CallConflicted,
+    CallEnded,
+    CallRetried,
+    CallStarted,
+    ContractBroken,
+    EachStarted,
+    Emitted,
+    Event,
+    ProcessMoved,
+    Reported,
+    StateCommitted,
+    WorkerLost,
+)
 from theus.moves import bring_back, look_again
 from theus.overlap import Outlook
 from theus.placement import PARALLEL, SLOW
 from theus.portal import Exiting
 from theus.processes import Process
-from theus.protocols import (
-    Call,
-    CallConflicted,
-    CallEnded,
-    CallRetried,
-    CallStarted,
-    Commit,
-    Committed,
-    Conflict,
-    ContractBroken,
-    EachStarted,
-    Emitted,
-    Event,
-    NotYet,
-    Outcome,
-    ProcessMoved,
-    Record,
-    Refused,
-    Reported,
-    StateCommitted,
-    WorkerLost,
-)
+from theus.protocols import Call, Commit, Committed, Conflict, NotYet, Outcome, Record, Refused
 from theus.schedule import NOTHING, Position
 from theus.state.access import show
 from theus.tickets import Ticket, touched

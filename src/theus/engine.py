@@ -34,6 +34,7 @@ from theus.environments.meter import Meter, Ticker
 from theus.environments.own_loop import OwnLoopEnvironment
 from theus.environments.thread import ThreadEnvironment
 from theus.errors import DefinitionError, NotTransferable, Overloaded, ScopeError
+from theus.events import Event, Observer, RunEnded, RunStarted
 from theus.identity import Remembered, definition
 from theus.moves import may_change_loop, note_stall
 from theus.nature import Explained, Explanation, Profile
@@ -42,7 +43,7 @@ from theus.overlap import Overlap
 from theus.placement import OWN_LOOP, Placement, place
 from theus.portal import Exiting, Portal, Portals
 from theus.processes import Process, Step
-from theus.protocols import Clock, Commit, Committed, Environment, Event, Observer, RunEnded, RunStarted, Store
+from theus.protocols import Clock, Commit, Committed, Environment, Store
 from theus.records import Values
 from theus.resources import Resources
 from theus.run import EventStream, Run, Stream, spawn_here

@@ -9,6 +9,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from theus.errors import NotTransferable
+from theus.events import Stalled
 from theus.placement import (
     IMMUTABLE,
     OWN_LOOP,
@@ -20,7 +21,6 @@ from theus.placement import (
     next_place,
     place,
 )
-from theus.protocols import Stalled
 from theus.state.values import LEAF, kind_of
 from theus.watchdog import BOUND
 

@@ -14,8 +14,8 @@ from theus.errors import DefinitionError
 from theus.portal import Exiting, settle
 
 if TYPE_CHECKING:
+    from theus.events import Event
     from theus.processes import Step
-    from theus.protocols import Event
 
 T = TypeVar("T")
 

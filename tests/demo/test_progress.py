@@ -12,17 +12,8 @@ import pytest
 from rich.console import Console
 
 from theus import DefinitionError, Engine, each, flow, process
+from theus.events import CallConflicted, CallEnded, CallRetried, CallStarted, EachStarted, Event, RunEnded, RunStarted
 from theus.observe.progress import ProgressBars, RunProgress, duration, per_second
-from theus.protocols import (
-    CallConflicted,
-    CallEnded,
-    CallRetried,
-    CallStarted,
-    EachStarted,
-    Event,
-    RunEnded,
-    RunStarted,
-)
 
 RUN = "run-1"
 

@@ -8,14 +8,12 @@ import pytest
 from pages import ROOT
 
 import theus
-from theus import protocols
+from theus import events
 from theus.testing import __all__ as testing_names
 
 REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-EVENTS = [
-    name for name, value in vars(protocols).items() if isinstance(value, type) and issubclass(value, protocols.Event)
-]
+EVENTS = [name for name, value in vars(events).items() if isinstance(value, type) and issubclass(value, events.Event)]
 MODULES = sorted(
     path.stem for path in (ROOT / "src" / "theus").iterdir() if not path.name.startswith(("_", ".", "py.typed"))
 )

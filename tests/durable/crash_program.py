@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from theus import Context, Engine, Tally, branch, each, flow, parallel, plain, process, repeat
-from theus.protocols import CallEnded, CallStarted, Commit, Event, RunStarted, StateCommitted
+from theus.events import CallEnded, CallStarted, Event, RunStarted, StateCommitted
+from theus.protocols import Commit
 from theus.stores import open_store
 
 ITEMS = 12

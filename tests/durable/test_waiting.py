@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from theus import DefinitionError, Engine, NotTransferable, each, flow, parallel, process
+from theus.events import CallStarted
 from theus.placement import cannot_be_inline
-from theus.protocols import CallStarted
 from theus.run import Run
 from theus.stores import open_store
 from theus.stores.memory import MemoryStore

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from theus import Context, ContractError, DefinitionError, Engine, each, process
-from theus.protocols import ContractBroken
+from theus.events import ContractBroken
 from theus.testing import FakeClock
 
 

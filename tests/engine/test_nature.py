@@ -14,9 +14,10 @@ from recorded_calls import RECORDED
 
 from theus import Engine, each, process
 from theus.environments.meter import Ticker
+from theus.events import ProcessMoved
 from theus.nature import Profile, quantile
 from theus.placement import Known, Placement, cannot_be_inline, cannot_travel, milliseconds, next_place, place
-from theus.protocols import Outcome, ProcessMoved
+from theus.protocols import Outcome
 
 PATTERN = re.compile("a+")
 seen: list[int] = []

@@ -17,7 +17,7 @@ import uvloop
 from aiohttp import web
 
 from theus import Context, Engine, each, flow, process
-from theus.protocols import Reported
+from theus.events import Reported
 
 AGENTS = 100
 

@@ -15,8 +15,8 @@ import rloop
 import uvloop
 
 from theus import CallTimeout, Engine, process
+from theus.events import Stalled
 from theus.placement import bound_to_loop, cannot_change_loop
-from theus.protocols import Stalled
 from theus.resources import Resources
 from theus.testing import FakeClock
 from theus.watchdog import Stall, Watchdog

@@ -12,8 +12,8 @@ from worker_tools import call, nothing_left, until, workers
 from theus import DefinitionError, Engine, process
 from theus.environments.peer import Limits
 from theus.errors import EnvironmentBroken
+from theus.events import CallRetried, WorkerLost
 from theus.processes import Process
-from theus.protocols import CallRetried, WorkerLost
 from theus.testing.environments import make_call
 
 MEGABYTE = 1 << 20

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from theus import CallTimeout, Engine, InvariantViolated, Tally, each, flow, parallel, process, repeat
+from theus.events import CallConflicted, CallEnded, CallRetried, CallStarted
 from theus.overlap import AHEAD
-from theus.protocols import CallConflicted, CallEnded, CallRetried, CallStarted, Outcome
+from theus.protocols import Outcome
 from theus.stores.memory import MemoryStore
 from theus.testing import FakeClock
 

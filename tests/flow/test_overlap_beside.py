@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from theus import Engine, flow, plain, process
-from theus.protocols import CallConflicted, Emitted, StateCommitted
+from theus.events import CallConflicted, Emitted, StateCommitted
 from theus.testing import oracle
 from theus.testing.oracle import World, play, random_script
 

@@ -19,7 +19,7 @@ from hypothesis import given, settings, strategies as st
 
 from theus import Engine, branch, flow, parallel, plain, process, repeat
 from theus.errors import ContractError
-from theus.protocols import StateCommitted
+from theus.events import StateCommitted
 from theus.testing import FakeClock
 from theus.testing.oracle import KEYS, World, act, random_script
 

@@ -26,8 +26,8 @@ from functools import partial
 from typing import Any
 
 from theus import ConflictError, Context, Engine, plain, process
+from theus.events import CallConflicted, Event, Reported
 from theus.processes import Process
-from theus.protocols import CallConflicted, Event, Reported
 from theus.run import Run
 from theus.testing.anomalies import Observed
 

@@ -16,8 +16,8 @@ from theus import CallTimeout, Engine, ScopeError, each, flow
 from theus.demo import scopes
 from theus.demo.measure import memory
 from theus.demo.screen import Counted, Screen, memory_line
+from theus.events import CallStarted, Event, Reported
 from theus.observe.progress import bars_of
-from theus.protocols import CallStarted, Event, Reported
 
 SIZE = 1_000_000  #: rows of a large list, some 36 MB
 BLOCK = 100  #: steps in one workflow

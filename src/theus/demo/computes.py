@@ -17,7 +17,7 @@ from theus.demo.learn import MODELS, Library, typical, words_of
 from theus.demo.measure import Load
 from theus.demo.screen import Screen, lag_line, meter, progress
 from theus.demo.waits import Late, Watched, looking_at
-from theus.protocols import CallEnded, Event, Reported
+from theus.events import CallEnded, Event, Reported
 
 MOST_METERS = 8  #: cores that are shown one by one
 ENOUGH = 3.0  #: seconds a plain loop takes, from which on a gain that is missing is a fault and not chance

@@ -22,8 +22,8 @@ from rich.text import Text
 
 from theus import Process
 from theus.demo.measure import BARS, Lag, sparkline
+from theus.events import EachStarted
 from theus.observe.progress import RunProgress, bars_of
-from theus.protocols import EachStarted
 
 WIDEST = 110  #: columns; longer lines are hard to read
 LATE = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)  #: seconds of lag at which a sparkline grows by one

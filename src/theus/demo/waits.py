@@ -19,8 +19,8 @@ from theus.demo.learn import Library
 from theus.demo.measure import Lag
 from theus.demo.screen import Counted, Screen, lag_line, milliseconds, progress
 from theus.demo.server import Server, Site
+from theus.events import Event, Observer, RunStarted
 from theus.observe.progress import RunProgress, bars_of
-from theus.protocols import Event, Observer, RunStarted
 
 Late = dict[str, float]  # when -> how late the loop was at most, in seconds
 

@@ -20,15 +20,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from theus.errors import DefinitionError
-from theus.protocols import (
-    CallEnded,
-    CallRetried,
-    CallStarted,
-    EachStarted,
-    Event,
-    RunEnded,
-    RunStarted,
-)
+from theus.events import CallEnded, CallRetried, CallStarted, EachStarted, Event, RunEnded, RunStarted
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

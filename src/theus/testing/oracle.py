@@ -18,8 +18,8 @@ from typing import Any
 
 from theus.context import Context
 from theus.engine import Engine
+from theus.events import Event, StateCommitted
 from theus.processes import Process, process
-from theus.protocols import Event, StateCommitted
 from theus.state.fields import Tally
 from theus.workflow import parallel
 

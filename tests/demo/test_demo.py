@@ -32,7 +32,9 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> str:
         check=False,
         env=environment,
     )
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    # On a machine that stalls, the watchdog may rightly warn.
+    said = [line for line in done.stderr.splitlines() if "keeps the event loop waiting" not in line]
+    assert (done.returncode, said) == (0, []), done.stdout + done.stderr
     return done.stdout
 
 

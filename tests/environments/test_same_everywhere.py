@@ -24,7 +24,12 @@ WEIGHED = [{"word": word, "sum": zlib.crc32(word.encode())} for word in WORDS]
 
 
 @pytest.mark.parametrize(
-    ("place", "function"), [(place, function) for place in PLACES for function in PLACES[place]], ids=str
+    ("place", "function"),
+    [
+        pytest.param(place, function, id=f"{place}-{function.__name__}")
+        for place in PLACES
+        for function in PLACES[place]
+    ],
 )
 def test_it_means_the_same(place, function):
     heard = []

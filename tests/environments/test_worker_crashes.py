@@ -8,7 +8,7 @@ import threading
 import crash_bodies as bodies
 import pytest
 from crash_bodies import WhenOpened, WhenPacked
-from worker_tools import call, is_gone, nothing_left, until, wait_until, workers
+from worker_tools import begin, call, is_gone, nothing_left, until, wait_until, workers
 
 from theus.environments.worker import WorkerEnvironment
 from theus.errors import CallTimeout, EnvironmentBroken, NotTransferable
@@ -152,24 +152,21 @@ def test_a_group_of_errors_comes_back_whole():
     asyncio.run(main())
 
 
-def limited(function, seconds=0.2):
-    return Process(function, timeout=seconds)
-
-
 @pytest.mark.parametrize(
     "function", [bodies.spin, bodies.spin_and_swallow, bodies.stop_self, bodies.start_program_and_hang]
 )
 @pytest.mark.parametrize("how", ["timeout", "cancel"])
 def test_a_body_that_does_not_end_is_ended(function, how, tmp_path):
-    file = tmp_path / "pid"
-
     async def main():
         async with workers(1) as environment:
-            target = limited(function, 0.3) if how == "timeout" else Process(function)
-            task = asyncio.ensure_future(environment.run(make_call(target, str(file))))
+            if how == "timeout":
+                task, file = await begin(environment, function, tmp_path)
+            else:
+                file = tmp_path / "pid"
+                task = asyncio.ensure_future(environment.run(make_call(Process(function), str(file))))
             waiting = [asyncio.ensure_future(call(environment, bodies.give, n)) for n in range(3)]
-            await until(file.exists)
             if how == "cancel":
+                await until(file.exists)
                 task.cancel()
             (error,) = await asyncio.gather(task, return_exceptions=True)
             assert isinstance(error, CallTimeout if how == "timeout" else asyncio.CancelledError)

@@ -11,7 +11,7 @@ import warnings
 
 import crash_bodies as bodies
 import pytest
-from worker_tools import LIMIT, call, nothing_left, until, wait_until, workers
+from worker_tools import LIMIT, begin, call, nothing_left, wait_until, workers
 
 from theus.environments.worker import WorkerEnvironment
 from theus.errors import CallTimeout, EnvironmentBroken
@@ -158,16 +158,7 @@ def test_an_answer_in_time_is_not_a_timeout_because_its_loop_was_busy(tmp_path):
 def test_a_timeout_falls_due_while_its_loop_is_busy(tmp_path):
     async def main():
         async with workers(1) as environment:
-            await call(environment, bodies.give, 0)
-            for timeout in (0.2, 2.0, 10.0):  # on a busy machine a short one ends before the body begins
-                file = tmp_path / f"pid{timeout}"
-                target = Process(bodies.spin, timeout=timeout)
-                task = asyncio.ensure_future(environment.run(make_call(target, str(file))))
-                await until(lambda file=file, task=task: file.exists() or task.done())
-                if file.exists():
-                    break
-                with pytest.raises(CallTimeout):
-                    await task
+            task, file = await begin(environment, bodies.spin, tmp_path)
             pid = int(file.read_text())
             wait_until(lambda: pid not in [worker.pid for worker in environment.workers()])  # without the loop
             with pytest.raises(CallTimeout):

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 
 from theus.environments.worker import WorkerEnvironment
-from theus.processes import as_process
+from theus.errors import CallTimeout
+from theus.processes import Process, as_process
 from theus.testing.environments import RESOURCES, make_call
 
 LIMIT = 20.0  # seconds that anything here may take
@@ -89,6 +90,21 @@ async def call(environment, function, *args, **options):
     if outcome.error is not None:
         raise outcome.error
     return outcome.value
+
+
+async def begin(environment, body, folder):
+    """Start a call that has a timeout and whose body writes a file when it begins; gives its task and that file.
+
+    On a busy machine a short timeout may end before: then it is tried again with a longer one.
+    """
+    for timeout in (0.3, 3.0, LIMIT):
+        file = folder / f"began {timeout}"
+        task = asyncio.ensure_future(environment.run(make_call(Process(body, timeout=timeout), str(file))))
+        await until(lambda file=file, task=task: file.exists() or task.done())
+        if file.exists():
+            return task, file
+        assert isinstance(task.exception(), CallTimeout)
+    raise AssertionError(f"the body did not begin within {timeout} s")
 
 
 HEAD = """

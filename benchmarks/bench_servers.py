@@ -20,7 +20,7 @@ import redis
 from benchmarks.measure import in_turns, table, timed
 from theus import Context, Engine, process
 
-sys.path.append(str(Path(__file__).parent.parent / "tests" / "stores"))
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from private_servers import PostgresServer, RedisServer
 
 COMMITS = 480

@@ -13,9 +13,12 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from private_servers import PostgresServer, RedisServer, Server
 
 PROGRAM = Path(__file__).with_name("crash_program.py")
 UNDISTURBED = 122  # events of a run that nobody kills
@@ -68,32 +71,99 @@ def expected() -> object:
     return [[sum(range(12)) * 2 + 5, 12], state]
 
 
-def check(directory: Path, sync: str, kills: int, seed: int) -> None:
+def check(url: Callable[[int], str], kills: int, seed: int) -> None:
+    """Kill so many times in all; ``url`` gives each run's store, by its seed."""
     while kills > 0:
-        url = f"sqlite:{directory / f'{seed}.db'}?sync={sync}"
-        killed, found, _ = finish(url, min(kills, 20), seed)
+        killed, found, _ = finish(url(seed), min(kills, 20), seed)
         assert found == expected(), f"seed {seed}, killed {killed} times"
         kills -= max(killed, 1)
         seed += 1
 
 
+def torn_is_caught(url: Callable[[int], str]) -> bool:
+    """The negative control: where changes and records are two commits, the same check must fail."""
+    for seed in range(100, 110):
+        _, found, _ = finish(url(seed), 10, seed, "torn")
+        if found != expected():
+            return True
+    return False
+
+
+def files(directory: Path, sync: str) -> Callable[[int], str]:
+    return lambda seed: f"sqlite:{directory / f'{seed}.db'}?sync={sync}"
+
+
+def names(server: Server) -> Callable[[int], str]:
+    """Stores of one server."""
+    option = "name" if isinstance(server, RedisServer) else "schema"
+    return lambda seed: f"{server.url}?{option}=run{seed}&wait=60"
+
+
+@pytest.fixture(scope="module", params=[RedisServer, PostgresServer])
+def server(request) -> Iterator[Server]:
+    server = request.param()
+    yield server
+    server.close()
+
+
 @pytest.mark.parametrize(("sync", "seed"), [("normal", 1), ("full", 2)])
 def test_nothing_is_lost_and_nothing_is_done_twice(tmp_path, sync, seed):
-    check(tmp_path, sync, 8, seed)
+    check(files(tmp_path, sync), 8, seed)
+
+
+def test_nor_on_a_server(server):
+    check(names(server), 8, seed=3)
 
 
 def test_what_is_torn_is_caught(tmp_path):
-    """The negative control: where changes and records are two commits, the same check must fail."""
-    for seed in range(100, 110):
-        url = f"sqlite:{tmp_path / f'{seed}.db'}?sync=normal"
-        _, found, _ = finish(url, 10, seed, "torn")
-        if found != expected():
-            return
-    pytest.fail("ten runs with torn commits, and nobody noticed")
+    assert torn_is_caught(files(tmp_path, "normal"))
+
+
+def test_what_is_torn_is_caught_on_a_server(server):
+    assert torn_is_caught(names(server))
+
+
+def under_restarts(server: Server, times: int, seed: int) -> int:
+    """A run, in the middle of which the server crashes up to so many times; how often it did. The program goes on."""
+    rng = random.Random(seed)
+    program = start(names(server)(seed), f"run-{seed}")
+    crashed, said = 0, None
+    moments = set(rng.sample(range(1, UNDISTURBED - 10), times))
+    assert program.stdout is not None
+    with program:
+        for number, line in enumerate(program.stdout):
+            if line.startswith("DONE"):
+                said = line
+            elif number in moments:
+                server.crash()
+                server.start()
+                crashed += 1
+    assert said is not None, "the program ended without a result"
+    assert json.loads(said.removeprefix("DONE ")) == expected(), f"seed {seed}, crashed {crashed} times"
+    return crashed
+
+
+def test_a_run_goes_on_when_the_server_crashes(server):
+    assert under_restarts(server, 3, seed=50)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("sync", ["normal", "full"])
 def test_it_holds_for_long(tmp_path, sync):
-    check(tmp_path, sync, int(os.environ.get("THEUS_KILLS", "500")), random.randrange(10**6, 10**9))
+    check(files(tmp_path, sync), int(os.environ.get("THEUS_KILLS", "500")), random.randrange(10**6, 10**9))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_it_holds_for_long_on_a_server(server):
+    check(names(server), 100, seed=1000)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_the_server_crashes_often(server):
+    crashed = 0
+    for seed in range(2000, 2005):
+        crashed += under_restarts(server, 5, seed)
+    print(f"{type(server).__name__}: {crashed} crashes of the server in 5 durable runs, each as if undisturbed")

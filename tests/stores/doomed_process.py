@@ -14,13 +14,19 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 from theus import Context, Engine, Tally, process
-from theus.stores import replica, sqlite
+from theus.stores import replica
 from theus.stores.driver import Entry, Make, Proposed
 
 THREADS, CALLERS = 3, 8  # per child
+DRIVERS = {
+    "sqlite": ("theus.stores.sqlite", "SqliteDriver"),
+    "redis": ("theus.stores.redis", "RedisDriver"),
+    "postgresql": ("theus.stores.postgres", "PostgresDriver"),
+}
 
 
 @dataclass
@@ -58,15 +64,20 @@ def book_now(ctx: Context[Ledger], worker: str, entry: str) -> None:
     ledger.log.append(entry)
 
 
-class EarlyDriver(sqlite.SqliteDriver):
-    """Answers before it has written: the group stands in the file only when the next one comes. For the control."""
+def make_early(module: str, name: str) -> None:
+    """Let a driver answer before it has written: a group stands in the log only when the next one comes. For the control."""
+    drivers = import_module(module)
+    driver: Any = getattr(drivers, name)
 
-    late: Sequence[Proposed] = ()
+    class EarlyDriver(driver):
+        late: Sequence[Proposed] = ()
 
-    def _append(self, known: int, group: str, make: Make) -> Sequence[Entry]:
-        late, self.late = self.late, make([])
-        super()._append(known - len(late), group, lambda others: late)
-        return ()
+        def append(self, known: int, group: str, make: Make) -> Sequence[Entry]:
+            late, self.late = self.late, make([])
+            super().append(known - len(late), group, lambda others: late)
+            return ()
+
+    setattr(drivers, name, EarlyDriver)
 
 
 def work(store: str, acknowledged: int) -> None:
@@ -101,7 +112,7 @@ def work(store: str, acknowledged: int) -> None:
 def main(store: str, path: str, kind: str) -> None:
     replica.MOST_WEIGHT = 30_000  # snapshots all the time
     if kind == "early":
-        sqlite.SqliteDriver = EarlyDriver  # type: ignore[misc]
+        make_early(*DRIVERS[store.partition(":")[0]])
     acknowledged = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for _ in sys.stdin:
         child = os.fork()

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from private_servers import PostgresServer, RedisServer, Server
-from test_kills import kills
+from test_kills import is_caught, kills
 from test_processes import anomalies_of, in_processes, violations
 
+from private_servers import PostgresServer, RedisServer, Server
 from theus.errors import DefinitionError, StoreError, StoreUnavailable
 from theus.protocols import Commit, Committed, Conflict, Record, Refused
 from theus.state.transaction import Transaction
@@ -50,6 +50,7 @@ class Place:
     """A server, and fresh stores on it."""
 
     def __init__(self, kind: str) -> None:
+        self.kind = kind
         made, self.option = KINDS[kind]
         self.server = made()
         self.stores: list[Replica] = []
@@ -298,6 +299,19 @@ def test_a_server_that_is_away_is_an_error_after_a_while_and_then_it_goes_on(pla
 @pytest.mark.parametrize("how", ["stop", "crash"])
 def test_calls_resume_by_themselves_when_the_server_restarts(place: Place, how: str, caplog: Any) -> None:
     caplog.set_level(logging.CRITICAL)
+    restarted(place, how, 3)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("how", ["stop", "crash"])
+def test_the_server_restarts_often(place: Place, how: str, caplog: Any) -> None:
+    caplog.set_level(logging.CRITICAL)
+    print(f"{place.kind}: {how} 25 times, {restarted(place, how, 25):,} commits, nothing lost, nothing twice")
+
+
+def restarted(place: Place, how: str, times: int) -> int:
+    """The server ends so many times in the middle of load; how many commits were answered."""
     stores = [place.open(place.url(wait=60)) for _ in range(2)]
     made = [0, 0]
     enough = threading.Event()
@@ -309,7 +323,7 @@ def test_calls_resume_by_themselves_when_the_server_restarts(place: Place, how: 
 
     def restarts() -> None:
         try:
-            for _ in range(3):
+            for _ in range(times):
                 before = list(made)
                 while any(now < then + 5 for now, then in zip(made, before, strict=True)):
                     time.sleep(0.005)
@@ -323,6 +337,7 @@ def test_calls_resume_by_themselves_when_the_server_restarts(place: Place, how: 
     assert shop.number == sum(made)
     assert shop.entries == [*range(1, shop.number + 1)]
     assert caught_up(stores[1]) == shop
+    return sum(made)
 
 
 def test_lost_replies_neither_lose_nor_double_a_commit(place: Place, caplog: Any) -> None:
@@ -411,11 +426,15 @@ def test_an_engine_process_may_be_killed(place: Place, tmp_path: Path) -> None:
     assert kills(tmp_path, place.url(), 10, seed=3) > 20
 
 
+def test_an_engine_that_answers_too_early_is_caught(place: Place, tmp_path: Path) -> None:
+    assert is_caught(tmp_path, place.url())
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_engine_processes_may_be_killed_often(place: Place, tmp_path: Path) -> None:
-    acknowledged = kills(tmp_path, place.url(), 100 * SOAK, seed=4)
-    print(f"{place.option}: {100 * SOAK} kills, {acknowledged:,} commits acknowledged, nothing lost, nothing twice")
+    acknowledged = kills(tmp_path, place.url(), 100, seed=4)
+    print(f"{place.kind}: 100 kills, {acknowledged:,} commits acknowledged, nothing lost, nothing twice")
 
 
 # --- processes -------------------------------------------------------------------------------------------------------

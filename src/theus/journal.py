@@ -5,12 +5,15 @@
             run(run_id)                    crash, or its owner is gone
   (none) ───────────────> running ───────────────────────────────> running (owner + 1)
                              │  each step: one commit with its record
-                             ├──> done      walked again, every call is answered from its record
+                             ├──> done      its result is kept, the records of its steps go
                              └──> failed    run() goes on at the step that failed
 
 A run that is started again walks its workflow as always; a call that is recorded is not made but answered. So the nodes of
 a workflow need no rules of their own. What a predicate said and which items failed is *noted*: it goes with the next
 commit of the run, which comes before anything that was done because of it.
+
+The commit that ends a run keeps its result. What was recorded on the way is needed no more: it goes in the same commit, or,
+if there is much of it, in the commits after that. Should the engine die before, the rest goes when the run is asked for again.
 
 What can fail: a commit (then the step did not happen), this engine (then the next owner goes on), another engine that
 took the run over (then every commit here is refused: ``RunFenced``), the code (``WorkflowChanged``).
@@ -19,8 +22,9 @@ took the run over (then every commit here is refused: ``RunFenced``), the code (
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +38,7 @@ from theus.records import pack, unpack
 from theus.schedule import NOTHING, Position, walk
 from theus.workflow import as_step, first_step
 from theus.workflow.outline import changes, difference, outline
+from theus.workflow.results import Failed, collects, result_hint
 
 if TYPE_CHECKING:
     from theus.engine import Engine
@@ -43,29 +48,34 @@ if TYPE_CHECKING:
 log = logging.getLogger("theus")
 
 NAME = "theus run"  #: the author of a run's own commits
+PASSING = ("step", "once", "signal")  #: records that a run needs until it is done
+_BATCH = 1000  #: of them that go in one commit
 
 
 async def run_recorded(engine: Engine[Any], run: Run[Any], start: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
-    """A durable run to its end: begun, gone on with, or, if it was done, answered from its records."""
+    """A durable run to its end: begun, gone on with, or, if it was done, answered with what it gave."""
     step = run.step
     journal = await Journal.open(engine, run, start)
+    if journal.final is not None:
+        return journal.decoded(journal.final)
     try:
         if isinstance(step, Process):
             value = await Attempts(engine, run, None, journal).call(step, NOTHING, Position(run, step.name), start)
         else:
             attempts = Attempts(engine, run, start[1], journal)
             value = await walk(step, start[0][0] if start[0] else NOTHING, Position(None, run), attempts)
+        result = journal.encoded(value)
     except (RunFenced, WorkflowChanged, Exiting):
         raise
     except Exception as error:
         try:
-            await journal.end("failed", repr(error))
+            await journal.fail(repr(error))
         except (StoreError, RunFenced):
             log.exception("run %s failed, which could not be recorded", run.id)
         raise
     finally:
         del start
-    await journal.end("done")
+    await journal.finish(result)
     return value
 
 
@@ -84,6 +94,7 @@ class Entry:
     started: float  #: seconds since 1970
     ended: float | None = None
     error: str | None = None
+    calls: Mapping[str, int] = field(default_factory=dict)  #: of a run that is done: how many of each process
     arguments: Sequence[bytes] = ()  #: encoded
 
     def record(self) -> Record:
@@ -109,9 +120,10 @@ class Journal:
         self._codec = engine.codec
         self.run = run
         self.expected: Sequence[Record] = ()  #: of every commit: that the run is still ours
+        self._is_read_only = False
         self._engine = engine
         self._entry: Entry
-        self._finished = False
+        self.final: bytes | None = None  #: of a run that is done
         self._found: dict[str, bytes] = {}  #: what was recorded before, by key
         self._known: frozenset[str] | None = None  #: the keys of what was recorded, and of all above it
         self._noted: dict[str, Record] = {}  #: goes with the next commit
@@ -121,7 +133,7 @@ class Journal:
     async def read(cls, engine: Engine[Any], run: Run[Any], entry: Entry) -> Journal:
         """The journal as it stands, for somebody who adds nothing."""
         journal = cls(engine, run)
-        journal._entry, journal._finished = entry, True
+        journal._entry, journal._is_read_only = entry, True
         await journal._load()
         return journal
 
@@ -159,8 +171,11 @@ class Journal:
         if old.status == "done":
             if old.outline != entry.outline:
                 raise self._changed(difference(old.outline, entry.outline))
-            self._entry, self._finished = old, True
-            await self._load()
+            result = _of(self.run.id, await self._look("result", self.run.id))
+            if result is None:
+                return b"", Refused(known)  # the run was forgotten just now
+            self.final = result.value
+            await self._let_go(known)
             return b"", None
         owner = _of(self.run.id, await self._look("owner", self.run.id))
         if owner is None or owner.value is None:
@@ -175,12 +190,50 @@ class Journal:
             await self._load()  # what the owner before committed meanwhile; from now on it is refused
         return taken, answer
 
-    async def end(self, status: str, error: str | None = None) -> None:
-        """Record how the run ended."""
-        if self._finished:
-            return
-        entry = replace(self._entry, status=status, ended=self._engine.clock.time(), error=error)
+    async def fail(self, error: str) -> None:
+        """Record how the run failed; its records stay, so that it can go on."""
+        entry = replace(self._entry, status="failed", ended=self._engine.clock.time(), error=error)
         self.made((), await self._commit([entry.record(), *self._noted.values()], self.expected))
+
+    async def finish(self, result: bytes) -> None:
+        """Record what the run gave, and let go of what it needed until then."""
+        passing = [record for kind in PASSING for record in await self._look(kind, f"{self.run.id}/")]
+        calls: Counter[str] = Counter()
+        for record in passing:
+            if record.kind == "step" and "process" in (fields := unpack(record.value or b"")[0]):
+                calls[fields["process"]] += 1
+        entry = replace(self._entry, status="done", ended=self._engine.clock.time(), error=None, calls=calls)
+        done = entry.record()
+        gone = [Record(record.kind, record.key, None) for record in passing[:_BATCH]]
+        self.made((), await self._commit([done, Record("result", self.run.id, result), *gone], self.expected))
+        if len(passing) > len(gone):
+            await self._let_go(done)
+
+    async def _let_go(self, done: Record) -> None:
+        """Let go of what a finished run still has, as long as nobody forgets it and begins it anew."""
+        found = [record for kind in PASSING for record in await self._look(kind, f"{self.run.id}/")]
+        for begin in range(0, len(found), _BATCH):
+            gone = [Record(record.kind, record.key, None) for record in found[begin : begin + _BATCH]]
+            if isinstance(await self._commit(gone, [done]), Refused):
+                return
+
+    def encoded(self, value: Any) -> bytes:
+        """What the run gave, by the types that its processes name."""
+        step = self.run.step
+        if collects(step):
+            value = _exchanged(value, Exception, lambda error: Failed(_said(error)))
+        return self._codec.encode(value, self._result_hint(), process=step.name, where="the result")
+
+    def decoded(self, data: bytes) -> Any:
+        """It back. What a collected error was made of is gone: it is a plain TheusError."""
+        value = self._codec.decode(data, self._result_hint())
+        if collects(self.run.step):
+            value = _exchanged(value, Failed, lambda failed: TheusError(failed.error))
+        return value
+
+    def _result_hint(self) -> Any:
+        step = self.run.step
+        return result_hint(step, next(iter(_hints(step, [None])), Any))
 
     def _new_entry(self, start: tuple[tuple[Any, ...], dict[str, Any]]) -> Entry:
         step, (args, kwargs) = self.run.step, start
@@ -250,8 +303,8 @@ class Journal:
         """What a call gave when it was made; NOTHING: it was not."""
         data = self._found.pop(str(position), None) if self._found else None
         if data is None:
-            if self._finished:
-                raise self._changed(f"no call {position} is recorded, though the run is done")
+            if self._is_read_only:
+                raise self._changed(f"no call {position} is recorded")
             return NOTHING
         return self._codec.decode(unpack(data)[1][0], process.hint("return"))
 
@@ -285,7 +338,7 @@ class Journal:
         """The items of a source, which is pulled again: an item is known by its number."""
         data = self._found.get(f"{position}/end")
         total = None if data is None else int(unpack(data)[0]["total"])
-        if self._finished:  # every call is answered, whatever it is asked with
+        if self._is_read_only:  # every call is answered, whatever it is asked with
             for _ in range(total or 0):
                 yield None
             return
@@ -329,7 +382,7 @@ class Journal:
     def note_failure(self, error: Exception, position: Position) -> None:
         """Note that an item's error was collected."""
         if not isinstance(error, RunFenced):
-            self._note(f"{position}/!", {"error": f"{type(error).__name__}: {error}"})
+            self._note(f"{position}/!", {"error": _said(error)})
 
     def _note(self, key: str, fields: dict[str, Any]) -> None:
         self._noted[key] = Record("step", key, pack(fields))
@@ -420,7 +473,8 @@ def forget(store: Store, run_id: str) -> None:
     known, owner = (_of(run_id, store.records(kind, run_id)) for kind in ("run", "owner"))
     if known is None or owner is None:  # they come and go together
         raise DefinitionError(f"there is no run {run_id!r}; `theus runs` lists those that are recorded.")
-    found = [record for kind in ("step", "once", "signal") for record in store.records(kind, f"{run_id}/")]
+    found = [record for kind in PASSING for record in store.records(kind, f"{run_id}/")]
+    found += [record for record in store.records("result", run_id) if record.key == run_id]
     gone = [Record(record.kind, record.key, None) for record in (known, owner, *found)]
     answer = drive(store.commit(Commit(0, (), (), NAME, records=gone, expected=[known, owner]), blocking=True))
     if isinstance(answer, Refused):
@@ -465,6 +519,20 @@ def _given(codec: Values, step: Step[Any, Any], entry: Entry) -> list[tuple[str 
     """The arguments that a run was begun with; None stands before those by position."""
     parts = zip(entry.names, entry.arguments, _hints(step, entry.names), strict=True)
     return [(name, codec.decode(part, hint)) for name, part, hint in parts]
+
+
+def _said(error: Exception) -> str:
+    """An error in a text; of one that was such a text already, that."""
+    return str(error) if type(error) is TheusError else f"{type(error).__name__}: {error}"
+
+
+def _exchanged(value: Any, kind: type, make: Callable[[Any], Any]) -> Any:
+    """The lists and tuples that a workflow makes, with what is of a kind in them exchanged."""
+    if isinstance(value, kind):
+        return make(value)
+    if type(value) in (list, tuple):
+        return type(value)(_exchanged(item, kind, make) for item in value)
+    return value
 
 
 def _of(run_id: str, records: Iterable[Record]) -> Record | None:

@@ -37,13 +37,18 @@ def replay(engine: Engine[Any], run_id: str, step: str, target: Any) -> Replayed
     ``ctx.once`` and waits kept is there, too. A call that is not recorded, because it failed, runs on the newest state.
 
     Raises:
-        DefinitionError: there is no such run or call, or the version it ran on is not kept any more.
+        DefinitionError: there is no such run or call, the run is done, or the version it ran on is not kept any more.
     """
     store = engine.store
     assert store is not None, "only an engine with a store keeps runs"
     entry = entry_of(store, run_id)
     args, kwargs = arguments_of(engine, run_id, target)
     assert entry is not None, "or it would have no arguments"
+    if entry.status == "done":
+        raise DefinitionError(
+            f"run {run_id!r} is done: its result is kept, what its calls were made with is not. Calls of a run that failed, "
+            "waits or goes on can be replayed."
+        )
     run: Run[Any] = Run(as_step(target), "", 0, run_id)
     run.blocking = True
     wanted = step if step.startswith(f"{run_id}/") else f"{run_id}/{step}"

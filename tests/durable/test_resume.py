@@ -15,6 +15,7 @@ from theus import (
     Engine,
     NotStorable,
     RunFenced,
+    TheusError,
     WorkflowChanged,
     branch,
     each,
@@ -547,13 +548,144 @@ def test_a_step_that_may_start_early_is_not_begun_again(store, world):
     assert world.ran == Counter(["first", "second"])
 
 
+@dataclass
+class Item:
+    name: str
+
+
+@process
+def items() -> list[Item]:
+    return [Item("a"), Item("b")]
+
+
+@process
+def named(ctx, name: str) -> Item:
+    return Item(name)
+
+
+@process
+def source(ctx) -> Iterator[Item]:
+    yield from [Item("a"), Item("b")]
+
+
+@process
+def fail_a(ctx, item: Item) -> Item:
+    if item.name == "a":
+        raise ValueError(item.name)
+    return item
+
+
+@process
+def length(ctx, value: Item) -> int:
+    return len(value.name)
+
+
+@pytest.mark.parametrize(
+    ("target", "args"),
+    [
+        (named, ["x"]),
+        (flow(items, length.bind(value=Item("bound"))), []),
+        (flow(named, length, lambda n: {n: "n"}), ["x"]),
+        (parallel(named, lambda name: (name, 1)), ["x"]),
+        (each(parallel(named, lambda name: len(name))), ["x", "yy"]),
+        (flow(items, each(branch(lambda _, item: item.name == "a", length))), []),
+        (flow(source, each(branch(lambda _, item: item.name == "a", length))), []),
+        (flow(named, branch(lambda _, item: False, length)), ["x"]),
+        (flow(named, repeat(length, while_=lambda _, value: isinstance(value, Item), limit=3)), ["x"]),
+        (flow(named, repeat(length, while_=lambda _: False, limit=3)), ["x"]),
+        (flow(items, parallel(each(length), lambda found: found[0].name)), []),
+    ],
+)
+@pytest.mark.parametrize("door", ["run", "arun"])
+def test_a_finished_run_keeps_its_result_with_the_types_of_its_processes(store, target, args, door):
+    args = [args] if isinstance(target, type(each(length))) else args
+    results = []
+    for _ in range(2):
+        with engine(store) as shop:
+            run = shop.run if door == "run" else lambda *a, **k: asyncio.run(shop.arun(*a, **k))
+            results.append(run(target, *args, run_id="r"))
+    assert results[0] == results[1]
+    assert repr(results[0]) == repr(results[1])
+    for kind in ("step", "once", "signal"):
+        assert store.records(kind) == []
+
+
+def test_collected_errors_in_a_result_are_kept_as_texts(store):
+    work = flow(items, parallel(each(fail_a, on_error="collect"), length.bind(value=Item("zz"))))
+    for _ in range(3):
+        with engine(store) as shop:
+            (error, b), two = shop.run(work, run_id="r")
+            assert (str(error).removeprefix("ValueError: "), b, two) == ("a", Item("b"), 2)
+    assert str(error) == "ValueError: a"
+    assert type(error) is TheusError
+
+
+def test_what_a_long_run_recorded_goes_by_and_by_and_after_a_crash_in_between(store, monkeypatch):
+    """The engine dies after the commit that ends the run; whoever asks for the run again lets the rest go."""
+    monkeypatch.setattr("theus.journal._BATCH", 3)
+
+    class Dying:
+        def __init__(self, store):
+            self._store, self.left = store, 10**9
+
+        def __getattr__(self, name):
+            return getattr(self._store, name)
+
+        async def commit(self, commit, *, blocking):
+            if self.left == 0:
+                raise ConnectionError("the engine died")
+            if any(record.kind == "result" for record in commit.records):
+                self.left = 1
+            self.left -= 1
+            return await self._store.commit(commit, blocking=blocking)
+
+    ten = each(named)
+    names = [f"n{number}" for number in range(10)]
+    with engine(Dying(store)) as shop, pytest.raises(ConnectionError):
+        shop.run(ten, names, run_id="r")
+    assert len(store.records("step")) == 7
+    with engine(store) as shop:
+        assert shop.run(ten, names, run_id="r") == [Item(name) for name in names]
+    assert store.records("step") == []
+
+
+def test_letting_go_leaves_a_run_alone_that_was_forgotten_and_begun_anew(store, world, monkeypatch):
+    monkeypatch.setattr("theus.journal._BATCH", 3)
+
+    class Meddling:
+        """Between the end and the rest of the records somebody forgets the run and begins it again."""
+
+        def __init__(self, store):
+            self._store, self.armed = store, False
+
+        def __getattr__(self, name):
+            return getattr(self._store, name)
+
+        async def commit(self, commit, *, blocking):
+            if self.armed:
+                self.armed = False
+                forget(self._store, "r")
+                world.broken = {"last"}
+                with engine(self._store) as other, pytest.raises(Trouble):
+                    await asyncio.to_thread(other.run, make(world), 3, run_id="r")
+                self.kept = self._store.records("step")
+            self.armed = any(record.kind == "result" for record in commit.records)
+            return await self._store.commit(commit, blocking=blocking)
+
+    meddling = Meddling(store)
+    with engine(meddling) as shop:
+        shop.run(make(world), 3, run_id="r")
+    assert len(meddling.kept) > 8
+    assert store.records("step") == meddling.kept
+
+
 def test_a_run_that_is_forgotten_leaves_its_changes_and_nothing_else(store, world):
     with engine(store) as shop:
         shop.run(make(world), 3, run_id="r")
         shop.run(make(world), 3, run_id="r2")
-        others = [store.records(kind, "r2") for kind in ("run", "owner", "step")]
+        others = [store.records(kind, "r2") for kind in ("run", "owner", "result")]
         forget(store, "r")
-        assert [store.records(kind) for kind in ("run", "owner", "step")] == others
+        assert [store.records(kind) for kind in ("run", "owner", "result")] == others
         assert len(shop.state.log) == 7
         with pytest.raises(DefinitionError, match="no run"):
             forget(store, "r")

@@ -72,7 +72,7 @@ def _list(store: Store) -> None:
     table = _table("run", "workflow", "status", "steps", "began", "ended")
     entries = sorted(map(Entry.read, store.records("run")), key=lambda entry: entry.started)
     for entry in entries:
-        steps = sum("process" in unpack(record.value or b"")[0] for record in store.records("step", f"{entry.run_id}/"))
+        steps = sum(entry.calls.values()) if entry.status == "done" else _steps(store, entry.run_id)
         table.add_row(
             entry.run_id,
             entry.target,
@@ -85,6 +85,10 @@ def _list(store: Store) -> None:
         _print(table)
     else:
         print("no durable run is recorded here")
+
+
+def _steps(store: Store, run_id: str) -> int:
+    return sum("process" in unpack(record.value or b"")[0] for record in store.records("step", f"{run_id}/"))
 
 
 def _show(store: Store, run_id: str) -> None:
@@ -104,11 +108,18 @@ def _show(store: Store, run_id: str) -> None:
         "began": _moment(entry.started),
         "ended": _moment(entry.ended),
         "error": entry.error,
+        "gave": next((_short(r.value or b"") for r in store.records("result", run_id) if r.key == run_id), None),
     }
     for name, value in rows.items():
         if value:
             head.add_row(Text(name, "bold"), value if isinstance(value, Text) else Text(value))
     _print(head)
+    if entry.calls:
+        calls = _table("process", "calls")
+        for process, count in entry.calls.items():
+            calls.add_row(process, f"{count:,}")
+        print()
+        _print(calls)
     for kind, title in (
         ("step", "recorded"),
         ("once", "kept"),
@@ -153,7 +164,7 @@ def _status(store: Store, entry: Entry) -> Text:
 def _table(*columns: str) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     for column in columns:
-        right = column in ("steps", "version", "attempt")
+        right = column in ("steps", "calls", "version", "attempt")
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     return table
 

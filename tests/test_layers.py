@@ -22,6 +22,7 @@ LAYERS: list[set[str]] = [
         "doors",
         "engine",
         "journal",
+        "learned",
         "moves",
         "portal",
         "outbox",

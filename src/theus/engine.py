@@ -36,6 +36,7 @@ from theus.environments.thread import ThreadEnvironment
 from theus.errors import DefinitionError, NotTransferable, Overloaded, ScopeError
 from theus.events import Event, Observer, RunEnded, RunStarted
 from theus.identity import Remembered, definition
+from theus.learned import Learned
 from theus.moves import may_change_loop, note_stall
 from theus.nature import Explained, Explanation, Profile
 from theus.outbox import Outbox
@@ -173,6 +174,7 @@ class Engine(Generic[D]):
         self._overlaps: Remembered[int, Overlap] = Remembered(MOST_PLANS)
         self.computed: Remembered[int, Process[Any, Any]] = Remembered(MOST_PLANS)  #: functions of ``ctx.compute``
         self.profiled: Remembered[str, Profile] = Remembered(MOST_PLANS)
+        self.learned = Learned(store, self.profiled, self.clock)
         self.stalled_at: set[tuple[str, CodeType]] = set()  #: places that were told of
         self._active: set[Run[Any]] = set()
         self._ended = threading.Condition()
@@ -483,12 +485,10 @@ class Engine(Generic[D]):
 
     async def _open(self, *, blocking: bool) -> None:
         """Get the store ready before the first run begins; reading it may take a while, and must not hold up a loop."""
-        assert self.store is not None
         if blocking:
-            self.store.open()
+            self._opened()
         else:
-            await asyncio.to_thread(self.store.open)
-        self._is_ready = True
+            await asyncio.to_thread(self._opened)
 
     # --- what the attempts need ---
 
@@ -500,7 +500,12 @@ class Engine(Generic[D]):
     def profile(self, process: Process[Any, Any]) -> Profile:
         """What is known of a process, however it is bound and however often it is made."""
         name = definition(process)
-        return self.profiled.get(name) or self.profiled.keep(name, Profile(process.root))
+        profile = self.profiled.get(name)
+        if profile is None:
+            profile = Profile(process.root)
+            self.learned.recall(name, profile)
+            self.profiled.keep(name, profile)
+        return profile
 
     def overlap(self, node: Flow[Any, Any]) -> Overlap:
         """What is known of how the steps of a flow overlap."""
@@ -666,6 +671,7 @@ class Engine(Generic[D]):
             raise ScopeError("the engine was made without a domain: Engine(Shop(), ...).", scope="domain", process="")
         if not self._is_ready:
             self.store.open()
+            self.learned.read()
             self._is_ready = True
         return self.store
 
@@ -710,6 +716,7 @@ class Engine(Generic[D]):
                     break
         self.waits.close()
         self.outbox.close(max(0.0, deadline - time.monotonic()))
+        self.learned.close(max(0.0, deadline - time.monotonic()))
         if self._finalizer.detach():
             _shut_down(*self._started(), grace)
 

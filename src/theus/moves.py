@@ -92,6 +92,7 @@ def settle_anew(attempts: Attempts, process: Process[Any, Any], profile: Profile
     engine.settle(profile, process, False, wanted)
     if target != now.environment:
         profile.moved_at = profile.calls
+        engine.learned.write_soon()
         if attempts.listening:
             attempts.tell_moved(process, now, wanted)
 

@@ -24,6 +24,7 @@ FIRST = 3  #: calls that are measured one by one
 RECENT = 8  #: measured calls that placement goes by
 WORTH_A_TICKER = 0.002  #: seconds; what is shorter on average holds nothing for long
 SHORTEST = 0.001  #: seconds of CPU in which a ticker can see something
+EVIDENCE = ("holds", "stalls", "shares", "moved", "moving")  #: with the recent calls, what placement goes by
 SURPRISE = 4.0  #: a call that takes so many times as long as usual has the next one measured
 
 
@@ -155,6 +156,30 @@ class Profile:
             shares=self.shares,
             parallel_threads=threads_are_parallel(),
         )
+
+    # --- what the next start may know ---
+
+    def verdict(self) -> str:
+        """What places it elsewhere than its signature does, in a word or two; nothing if nothing does."""
+        words = []
+        if is_free(self.process) and not self.process.is_async:
+            now = self.homes[False][0].environment if False in self.homes else ""
+            kind = self.known().kind(now)
+            words += [kind] if kind in ("computes", "releases", "short") else []
+        return " ".join([*words, "stalls"] if self.stalls else words)
+
+    def evidence(self) -> dict[str, Any]:
+        """What placement goes by, as plain data. What was refused is not: whoever starts anew may ask again."""
+        kept = {name: getattr(self, name) for name in EVIDENCE}
+        return {"recent": [list(sample) for sample in self.recent], **kept}
+
+    def remember(self, evidence: dict[str, Any]) -> None:
+        """Take over the evidence of another time, before the first call. What is counted begins at 0."""
+        for wall, cpu in evidence["recent"]:
+            self.recent.append(Sample(wall, cpu))
+            self._add_cpu(cpu, wall)
+        for name in EVIDENCE:
+            setattr(self, name, evidence[name])
 
     def conflict(self, path: str, author: str) -> None:
         """Count an attempt that has to be made again, and because of whom."""

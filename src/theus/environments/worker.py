@@ -25,7 +25,7 @@ import sys
 import weakref
 from collections.abc import Callable, Mapping
 from contextvars import Context, copy_context
-from time import perf_counter
+from time import thread_time
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from theus.environments import price, wire
@@ -125,9 +125,9 @@ class WorkerEnvironment:
             self._finalizer.detach()
             self._pool.disown()
             self._open()
-        started = perf_counter()
+        started = thread_time()
         job = self._pack(call)
-        packing = perf_counter() - started
+        packing = thread_time() - started
         future = job.future = job.loop.create_future()
         self._pool.submit(job)
         try:
@@ -139,11 +139,11 @@ class WorkerEnvironment:
             raise
         if call.meter is None:
             return self._outcome(call, job, kind, parcel, number)
-        started = perf_counter()
+        started = thread_time()
         outcome = self._outcome(call, job, kind, parcel, number)
         outcome.moved = price.size_of(None if job.payload is None else job.payload.parcel) + price.size_of(parcel)
         # Over there it is done once more, the other way round.
-        outcome.moving = 2 * (packing + perf_counter() - started) + outcome.moved * price.SECONDS_PER_BYTE
+        outcome.moving = 2 * (packing + thread_time() - started) + outcome.moved * price.SECONDS_PER_BYTE
         return outcome
 
     def rehearse(self, call: Call, value: Any, limit: float, domain: bool) -> tuple[int, float]:

@@ -1,4 +1,6 @@
-"""How well the engine recognises what a process is, and how long its loop has to wait meanwhile."""
+"""How well the engine recognises what a process is, how long its loop has to wait meanwhile, and whether what it chooses
+for a process is as good as the best place that one could have named.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from benchmarks.labelled import labelled
-from theus import Engine, process
+from theus import Engine, each, process
 from theus.environments.meter import Meter, Ticker
+from theus.errors import NotTransferable
 from theus.nature import Profile
 from theus.processes import Process
 from theus.protocols import Call
 from theus.testing.environments import EngineStub
 
 CALLS = 3
+PLACES = ("inline", "thread", "worker", *(("interpreter",) if sys.version_info >= (3, 14) else ()))
+WORK = 0.15  #: seconds of calls in one run, about
+MOST_CALLS, LEAST_CALLS = 100, 4
 
 
 def in_a_thread(work: Any) -> Any:
@@ -112,9 +118,51 @@ def lag(rounds: int = 5, seconds: float = 1.0) -> None:
         print(f"  {name:<22} {shown:10,.1f} ms")
 
 
+async def choices(names: list[str], rounds: int = 5) -> list[float]:
+    """For each workload, print the least time of a run in each place and undeclared, from the second run on."""
+    shares = []
+    print(f"\nCalls at the same time, ms a run (least of {rounds}, in turns); x: undeclared, of the best named place")
+    print(f"  {'':<22}" + "".join(f"{place:>12}" for place in (*PLACES, "undeclared")) + "       x  chosen")
+    for name, function, _ in labelled():
+        if names and name not in names:
+            continue
+        function()
+        started = time.perf_counter()
+        function()
+        calls = int(max(LEAST_CALLS, min(MOST_CALLS, WORK / (time.perf_counter() - started))))
+        targets: dict[str, Any] = {place: process(function, environment=place) for place in PLACES}
+        targets["undeclared"] = process(function)
+        least = dict.fromkeys(targets, float("inf"))
+        async with Engine(workers=2) as engine:
+            for number in range(rounds + 1):
+                for place, target in targets.items():
+                    started = time.perf_counter()
+                    try:
+                        await engine.arun(each(target), range(calls))
+                    except NotTransferable:  # numpy does not load in a sub-interpreter
+                        continue
+                    if number:
+                        least[place] = min(least[place], time.perf_counter() - started)
+            chosen = engine.explain(function).rows[0]
+        share = least["undeclared"] / min(least[place] for place in PLACES)
+        shares.append(share)
+        shown = "".join(f"{seconds * 1e3:12.1f}" for seconds in least.values())
+        print(f"  {name:<22}{shown}{share:8.2f}  {chosen.environment}: {chosen.reason}")
+    within = sum(share <= 1.1 for share in shares)
+    print(f"  within 1.1 x: {within} of {len(shares)}; median {statistics.median(shares):.2f}, worst {max(shares):.2f}")
+    return shares
+
+
 def main() -> None:
+    names = [name for name in sys.argv[1:] if name not in ("verbose", "nature")]
+    if names:
+        asyncio.run(choices(names))
+        return
     recognise("verbose" in sys.argv)
     lag()
+    logging.disable(logging.WARNING)
+    asyncio.run(choices([]))
+    logging.disable(logging.NOTSET)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from theus.attempt import Attempts
     from theus.engine import Engine
     from theus.nature import Profile
+    from theus.placement import Known
     from theus.processes import Process
     from theus.protocols import Call, Outcome
     from theus.watchdog import Stall
@@ -50,18 +51,22 @@ async def look_again(attempts: Attempts, call: Call, outcome: Outcome, profile: 
     profile.shares = profile.shares or any(map(_may_be_shared, (*call.args, *call.kwargs.values())))
     if placement.environment == "inline" and outcome.wall > BOUND:
         profile.stalls += 1
-    if is_worth_asking(process, profile.known()):
-        await _ask(attempts, call, outcome, profile)
-    settle_anew(attempts, process, profile)
+    known = profile.known()
+    if is_worth_asking(process, known):
+        await _ask(attempts, call, outcome, profile, known.cpu)
+        known = profile.known()
+    settle_anew(attempts, process, profile, known)
 
 
-async def _ask(attempts: Attempts, call: Call, outcome: Outcome, profile: Profile) -> None:
-    """Find out what it takes to send a call and its result, by packing them once, off the loop."""
+async def _ask(attempts: Attempts, call: Call, outcome: Outcome, profile: Profile, limit: float) -> None:
+    """Find out what it takes to send a call and its result, by packing them once, off the loop.
+
+    ``limit``: seconds; what takes longer is not worth it, however long.
+    """
     engine = attempts.engine
     snapshot = call.snapshot
     changes = snapshot is not None and engine.snapshot is not snapshot
     environment: Any = engine.environment(PARALLEL)
-    limit = profile.known().cpu  # what takes longer than this is not worth it, however long
     try:
         profile.moved, profile.moving = await engine.threads.call(
             environment.rehearse, call, outcome.value, limit, changes
@@ -75,15 +80,15 @@ def bring_back(attempts: Attempts, process: Process[Any, Any], profile: Profile,
     if not isinstance(failure, NotTransferable) or not is_free(process):
         return False
     profile.refused[PARALLEL] = f"{failure.what} cannot be sent"
-    settle_anew(attempts, process, profile)
+    settle_anew(attempts, process, profile, profile.known())
     return True
 
 
-def settle_anew(attempts: Attempts, process: Process[Any, Any], profile: Profile) -> None:
+def settle_anew(attempts: Attempts, process: Process[Any, Any], profile: Profile, known: Known) -> None:
     """Move the process if what is known of it says so, and it did not move too often lately."""
     engine = attempts.engine
     now = profile.homes[False][0]
-    wanted = place(process, blocking=False, debug=False, known=profile.known(), now=now.environment)
+    wanted = place(process, blocking=False, debug=False, known=known, now=now.environment)
     target = next_place(now.environment, wanted.environment, profile.calls - profile.moved_at)
     if target != wanted.environment:
         if target == now.environment:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from theus.protocols import Environment, Meter, Outcome
 
 MOST_RIVALS = 64  #: different (path, process) that are counted
-SAMPLE = 16  #: every so manyeth call is measured, and the first ones
+SAMPLE = 16  #: every so manyeth call is measured, after the first ones
+RARELY = 128  #: the same when there were many calls: measuring one costs as much as some short ones
 FIRST = 3  #: calls that are measured one by one
 RECENT = 8  #: measured calls that placement goes by
 WORTH_A_TICKER = 0.002  #: seconds; what is shorter on average holds nothing for long
@@ -132,7 +133,8 @@ class Profile:
     def meter(self, meters: tuple[Meter, Meter]) -> Meter:
         """What the next call is measured with: only the CPU clock, or a ticker, too."""
         recent = self.recent
-        self.measure_at = self.calls + (1 if len(recent) < FIRST else SAMPLE)
+        often = 1 if len(recent) < FIRST else min(max(SAMPLE, self.calls // 8), RARELY)
+        self.measure_at = self.calls + often
         worth = is_free(self.process) and (
             len(recent) < FIRST or sum(sample.wall for sample in recent) > WORTH_A_TICKER * len(recent)
         )

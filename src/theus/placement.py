@@ -15,6 +15,7 @@ that is now this and now that does not go to and fro.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import datetime
 import decimal
@@ -27,7 +28,7 @@ import pathlib
 import re
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
@@ -282,15 +283,22 @@ def bound_to_loop(value: Any, depth: int = 3) -> str | None:
         return cls.__name__
     if depth == 0:
         return None
-    if isinstance(value, Mapping):
-        parts: Iterable[Any] = value.values()
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        parts = value
-    else:
-        parts = getattr(value, "__dict__", {}).values()
-    return next(
-        (found for part in itertools.islice(parts, MOST_PARTS) if (found := bound_to_loop(part, depth - 1))), None
-    )
+    is_container = isinstance(value, (Mapping, list, tuple, set, frozenset))
+    parts = value.values() if isinstance(value, Mapping) else value if is_container else _attributes(value)
+    for part in itertools.islice(parts, MOST_PARTS):
+        if found := bound_to_loop(part, depth - 1):
+            return found if is_container else cls.__name__
+    return None
+
+
+def _attributes(value: Any) -> Iterator[Any]:
+    """What an object holds, in its dict and its slots; no property is asked."""
+    yield from getattr(value, "__dict__", {}).values()
+    for cls in type(value).__mro__:
+        for member in vars(cls).values():
+            if isinstance(member, types.MemberDescriptorType):
+                with contextlib.suppress(AttributeError):  # never set
+                    yield member.__get__(value)
 
 
 def _on_another_loop(value: Any) -> str:

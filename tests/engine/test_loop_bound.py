@@ -13,8 +13,8 @@ import pytest
 from aiohttp import web
 
 from theus import Engine, process
+from theus.events import Stalled
 from theus.placement import bound_to_loop
-from theus.protocols import Stalled
 
 
 async def serve():

@@ -11,7 +11,7 @@ import pytest
 from private_servers import PostgresServer
 
 from theus import Engine, process
-from theus.protocols import Stalled
+from theus.events import Stalled
 
 asyncpg = pytest.importorskip("asyncpg")
 

@@ -14,8 +14,8 @@ from private_servers import PostgresServer
 
 from theus import Engine, process
 from theus.errors import StoreUnavailable
+from theus.events import CallStarted
 from theus.learned import KIND
-from theus.protocols import CallStarted
 from theus.records import unpack
 from theus.stores import open_store
 from theus.stores.memory import MemoryStore

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from private_servers import PostgresServer
 
+from private_servers import PostgresServer
 from theus import Engine, process
 from theus.events import Stalled
 

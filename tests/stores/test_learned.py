@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from private_servers import PostgresServer
 
+from private_servers import PostgresServer
 from theus import Engine, process
 from theus.errors import StoreUnavailable
 from theus.events import CallStarted

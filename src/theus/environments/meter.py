@@ -45,12 +45,12 @@ class Meter:
             outcome = execute(call, measure_cpu=True)
         finally:
             now = perf_counter()
-            held = ticker.leave(now) - before
+            held = ticker.leave(now)
         cpu = outcome.cpu or 0.0
         everybody = process_time() - everybody
         # If others computed at the same time, on another core, the lock may have been theirs: nothing is known then.
-        if everybody - cpu <= 0.25 * cpu or everybody <= 1.2 * (now - started):
-            outcome.held = min(held, cpu)
+        if held is not None and (everybody - cpu <= 0.25 * cpu or everybody <= 1.2 * (now - started)):
+            outcome.held = min(held - before, cpu)
         try:
             return outcome
         finally:
@@ -69,6 +69,8 @@ class Ticker:
         self._held = 0.0  #: seconds in all
         self._due = 0.0  #: when the next tick should be
         self._last = 0.0  #: when the last one was
+        self._computed = 0.0  #: the CPU time of the process then
+        self._delay: RunDelay | None = None  #: of the thread
         self._ended = False
 
     def watch(self, now: float) -> float:
@@ -76,7 +78,7 @@ class Ticker:
         with self._lock:
             self._watching += 1
             if self._watching == 1:
-                self._last = now
+                self._last, self._computed = now, process_time()
                 if self._resting:
                     self._due = now  # it should be awake at once
                 self._wanted.set()
@@ -85,13 +87,18 @@ class Ticker:
                     self._thread.start()
             return self._held
 
-    def leave(self, now: float) -> float:
-        """End it; gives for how long the lock was held, with what it waits for at this moment."""
+    def leave(self, now: float) -> float | None:
+        """End it; gives for how long the lock was held, with what it waits for at this moment; None: nobody can tell."""
+        computed = process_time()
         with self._lock:
             self._watching -= 1
             if not self._watching:
                 self._wanted.clear()
-            return self._held + (now - self._last if now - self._due >= _late() else 0.0)
+            held, due, delay = self._held, self._due, self._delay
+            since = max(0.0, min(now - self._last, computed - self._computed))
+        if now - due < _late():
+            return held
+        return None if delay is not None and delay.is_waiting() else held + since
 
     def end(self) -> None:
         """Watch no longer."""
@@ -99,7 +106,7 @@ class Ticker:
         self._wanted.set()
 
     def _run(self) -> None:
-        delay = RunDelay(threading.get_native_id())
+        delay = self._delay = RunDelay(threading.get_native_id())
         try:
             while self._rest(delay):
                 ticks = 0
@@ -128,11 +135,14 @@ class Ticker:
         return True
 
     def _note(self, delayed: float) -> None:
-        """It has the lock: was that late, though a processor was free?"""
-        now = perf_counter()
+        """It has the lock: was that late, though a processor was free?
+
+        Counted is what the process computed meanwhile: who has the lock may itself have waited for a processor.
+        """
+        now, computed = perf_counter(), process_time()
         if now - self._due - delayed >= _late():
-            self._held += now - self._last
-        self._last = now
+            self._held += min(now - self._last, computed - self._computed)
+        self._last, self._computed = now, computed
 
 
 def _late() -> float:

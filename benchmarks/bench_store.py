@@ -1,7 +1,7 @@
 """What keeping the state costs: a durable step, commits of many callers, bytes of the log, and starting again.
 
-With ``dbos`` installed (``pip install dbos``) its durable step on SQLite stands beside ours. ``THEUS_BENCH_BIG=1`` also starts
-with a state of a gigabyte.
+With ``dbos`` installed (``pip install dbos``) its durable step on SQLite stands beside ours. With sizes as arguments only
+the start is measured, with states of so many megabytes: ``python -m benchmarks.bench_store 100 1000``.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import itertools
-import os
 import sqlite3
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -45,12 +45,13 @@ async def put(ctx: Context[Shop], key: str) -> None:
     ctx.domain.stock[key] = 1
 
 
-def main() -> None:
+def main(*sizes: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        one_step(folder)
-        many_callers(folder)
-        starting(folder)
+        if not sizes:
+            one_step(folder)
+            many_callers(folder)
+        starting(folder, [int(size) for size in sizes or ("1", "10", "100")])
 
 
 def one_step(folder: Path) -> None:
@@ -164,10 +165,10 @@ def many_callers(folder: Path) -> None:
         table(f"Commits of many callers on SQLite, {sync}", figures, "64 callers, one by one", unit="/s")
 
 
-def starting(folder: Path) -> None:
+def starting(folder: Path, sizes: list[int]) -> None:
     """From ``Engine(...)`` to the first look at the state."""
     figures = {}
-    for megabytes in (1, 10, 100, *([1000] if os.environ.get("THEUS_BENCH_BIG") else [])):
+    for megabytes in sizes:
         store = f"sqlite:{folder}/big-{megabytes}.db?sync=normal"
         texts = {str(n): "x" * 1_000 for n in range(1_000 * megabytes)}
         with Engine(Shop(texts=texts), store=store) as engine:
@@ -180,8 +181,8 @@ def starting(folder: Path) -> None:
                 assert engine.state.n == 1
             seen.append(time.perf_counter() - started)
         figures[f"{megabytes} MB"] = sorted(seen)[1]
-    table("Starting with what is in the file", figures, "1 MB", unit="s")
+    table("Starting with what is in the file", figures, f"{sizes[0]} MB", unit="s")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -196,6 +198,12 @@ def test_a_file_that_is_no_store_is_told_of_without_a_traceback(theus, tmp_path)
         assert answer.returncode == 1
         assert "is not a SQLite file" in answer.stderr
         assert "Traceback" not in answer.stderr
+    with contextlib.closing(sqlite3.connect(tmp_path / "others.db")) as db:
+        db.execute("CREATE TABLE t (a)")
+    answer = theus("state", "show", "others.db")
+    assert answer.returncode == 1
+    assert "is not one of Theus" in answer.stderr
+    assert "--types" not in answer.stderr
 
 
 def test_what_is_not_there(theus, tmp_path):

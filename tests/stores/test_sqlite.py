@@ -170,6 +170,13 @@ def test_a_directory(tmp_path) -> None:
 def test_a_file_that_is_something_else(tmp_path) -> None:
     (tmp_path / "shop.db").write_text("my shopping list\n" * 100)
     refused(tmp_path / "shop.db", "not a SQLite file")
+    assert os.listdir(tmp_path) == ["shop.db"]
+
+
+def test_a_device(tmp_path) -> None:
+    with Engine(Shop(), store="/dev/null") as engine, pytest.raises(StoreError, match="a device or the like") as caught:
+        engine.run(hit)
+    assert not isinstance(caught.value, StoreUnavailable)
 
 
 def test_a_database_of_somebody_else(tmp_path) -> None:
@@ -177,6 +184,15 @@ def test_a_database_of_somebody_else(tmp_path) -> None:
     other.execute("CREATE TABLE journal (x)")
     other.close()
     refused(tmp_path / "shop.db", "not one of Theus")
+    assert os.listdir(tmp_path) == ["shop.db"]
+
+
+def test_runs_need_no_state_but_an_empty_one(tmp_path) -> None:
+    with pytest.raises(DefinitionError, match=r"the store keeps runs only, Engine\(\{\}"):
+        Engine(store=tmp_path / "runs.db")
+    for _ in range(2):
+        with Engine({}, store=tmp_path / "runs.db") as engine:
+            assert engine.run(process(lambda value: value + 1), 1, run_id="r") == 2
 
 
 def test_a_newer_format(tmp_path, monkeypatch) -> None:

@@ -41,6 +41,18 @@ class Untyped(Codec):
     def __init__(self) -> None:
         super().__init__(Any)
 
+    def decode_state(self, data: bytes) -> Any:
+        try:
+            return super().decode_state(data)
+        except StoreError as failure:
+            raise _types_needed(failure) from None
+
+    def decode_ops(self, data: bytes) -> Ops:
+        try:
+            return super().decode_ops(data)
+        except StoreError as failure:
+            raise _types_needed(failure) from None
+
     def encode_state(self, root: Any) -> bytes:
         raise StoreError("who does not know the types keeps no snapshot of the state")
 
@@ -77,12 +89,16 @@ def open_engine(url: str, types: str | None) -> Engine[Any]:
     store = _open(url, Untyped(), None)
     try:
         store.open()
-    except (AttributeError, TypeError, LookupError, StoreError) as failure:
+    except (AttributeError, TypeError, LookupError) as failure:  # a change does not fit what the state seems to be
         store.close()
-        raise UsageError(
-            f"{url} holds what only the class of its domain tells apart ({failure}): --types module:engine or module:Class"
-        ) from None
+        raise _types_needed(failure) from None
     return Engine(store=store)
+
+
+def _types_needed(failure: Exception) -> UsageError:
+    return UsageError(
+        f"the store holds what only the class of its domain tells apart ({failure}): --types module:engine or module:Class"
+    )
 
 
 def open_typed(url: str, types: str) -> Replica:

@@ -32,7 +32,8 @@ def open_store(url: str | os.PathLike[str], domain: Any) -> Store:
 
     if domain is None:
         raise DefinitionError(
-            f"Engine(store={url!r}) needs to know the type of the state: write Engine(Shop(), store={url!r})."
+            f"Engine(store={url!r}) needs to know the type of the state: write Engine(Shop(), store={url!r}); "
+            f"where there is none and the store keeps runs only, Engine({{}}, store={url!r})."
         )
     return Replica(driver_of(url), Codec(domain.__class__), domain)
 

@@ -160,6 +160,8 @@ class SqliteDriver:
             raise StoreError(f"store {self.path}: there is no directory {self.path.parent}; make it, or name another.")
         if self.path.is_dir():
             raise StoreError(f"store {self.path}: this is a directory; name a file, in it or elsewhere.")
+        if self.path.exists():
+            self._refuse_foreign()
         try:
             self._queue = os.open(f"{self.path}-queue", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
@@ -180,15 +182,22 @@ class SqliteDriver:
             if self._db is None:
                 os.close(self._queue)
 
+    def _refuse_foreign(self) -> None:
+        """Before anything is made beside it, or changed in it."""
+        if not self.path.is_file():
+            raise StoreError(f"store {self.path}: this is no file but a device or the like; name a file.")
+        with contextlib.closing(self._connect()) as db:
+            (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            (ours,) = db.execute("PRAGMA application_id").fetchone()  # second: one that is being made gets both at once
+        if tables and ours != _OURS:
+            raise StoreError(f"store {self.path}: this SQLite file is not one of Theus; it was left alone.")
+
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
 
     def _check_or_make(self, initial: Callable[[], bytes]) -> None:
         db = self._db
-        (ours,) = db.execute("PRAGMA application_id").fetchone()
         (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables and ours != _OURS:
-            raise StoreError(f"store {self.path}: this SQLite file is not one of Theus; it was left alone.")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(f"PRAGMA synchronous = {self._sync}")
         db.execute(f"PRAGMA journal_size_limit = {64 * _PART}")

@@ -1,8 +1,14 @@
-"""A call on another core, beside other pools: latency, throughput, the first result, speed-up by task length."""
+"""A call on another core, beside other pools: latency, throughput, the first result, speed-up by task length.
+
+With ``ray`` and ``dask[distributed]`` installed they stand beside the others. *The bare wire* is the floor: frames that are
+answered as they come, without a function, an error, a timeout or a worker that may die.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import logging
 import multiprocessing
 import statistics
 import sys
@@ -14,8 +20,11 @@ from typing import Any
 import joblib
 import loky
 
+from benchmarks import steps
 from benchmarks.bodies import Shop, count, nothing, spin
+from benchmarks.echo import Bare
 from benchmarks.measure import table
+from theus import Engine, each
 from theus.environments.worker import WorkerEnvironment, usable_cpus
 from theus.processes import Process
 from theus.protocols import Call
@@ -95,7 +104,85 @@ class Joblib(Pool):
         await asyncio.to_thread(joblib.externals.loky.get_reusable_executor().shutdown, kill_workers=True)
 
 
-async def latency(pool: Pool, number: int = 600) -> float:
+class Whole(Pool):
+    """A whole call: engine, run, profile, and the worker; many of them are an ``each``."""
+
+    def __init__(self, capacity: int) -> None:
+        self.engine = Engine(workers=capacity)
+        self.processes = {nothing: steps.nothing, spin: steps.spin}
+
+    async def ask(self, function: Any, *args: Any) -> Any:
+        return await self.engine.arun(self.processes[function], *args)
+
+    async def close(self) -> None:
+        await self.engine.aclose()
+
+
+class Eached(Whole):
+    """The same, many of them as the items of an ``each``."""
+
+    async def many(self, number: int, function: Any, *args: Any) -> None:
+        await self.engine.arun(each(self.processes[function], limit=IN_FLIGHT), [*args] * number or range(number))
+
+
+class Wire(Pool):
+    """The least that a call can be."""
+
+    def __init__(self, capacity: int) -> None:
+        self.bare = Bare(capacity)
+
+    async def ask(self, function: Any, *args: Any) -> Any:
+        return await self.bare.ask()
+
+    async def close(self) -> None:
+        self.bare.close()
+
+
+class Ray(Pool):
+    """Its tasks, awaited."""
+
+    def __init__(self, capacity: int) -> None:
+        import ray
+
+        ray.init(num_cpus=capacity, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        self.ray = ray
+        self.remote = {function: ray.remote(function) for function in (nothing, spin)}
+
+    async def ask(self, function: Any, *args: Any) -> Any:
+        return await self.remote[function].remote(*args)
+
+    async def close(self) -> None:
+        self.ray.shutdown()
+
+
+class Dask(Pool):
+    """Its client on this loop, its workers in processes."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.starting = asyncio.Lock()
+        self.client: Any = None
+
+    async def ask(self, function: Any, *args: Any) -> Any:
+        async with self.starting:
+            if self.client is None:
+                await self.start()
+        return await self.client.submit(function, *args, pure=False)
+
+    async def start(self) -> None:
+        from distributed import Client, LocalCluster
+
+        self.cluster = await LocalCluster(
+            n_workers=self.capacity, threads_per_worker=1, dashboard_address=None, asynchronous=True
+        )
+        self.client = await Client(self.cluster, asynchronous=True)
+
+    async def close(self) -> None:
+        await self.client.close()
+        await self.cluster.close()
+
+
+async def latency(pool: Pool, number: int = 200) -> float:
     """Microseconds of one awaited call that does nothing, the median."""
     seen = []
     for _ in range(number):
@@ -105,7 +192,7 @@ async def latency(pool: Pool, number: int = 600) -> float:
     return statistics.median(seen) * 1e6
 
 
-async def throughput(pool: Pool, number: int = 4000) -> float:
+async def throughput(pool: Pool, number: int = 1600) -> float:
     """Microseconds for each call that does nothing, with 16 in flight."""
     started = time.perf_counter()
     await pool.many(number, nothing)
@@ -141,9 +228,9 @@ async def domain_prices(environment: WorkerEnvironment) -> dict[str, float]:
 
     async def median(calls: list[Call]) -> float:
         seen = []
-        for each in calls:
+        for one in calls:
             started = time.perf_counter()
-            await environment.run(each)
+            await environment.run(one)
             seen.append(time.perf_counter() - started)
         return statistics.median(seen) * 1e6
 
@@ -163,6 +250,7 @@ def makers(capacity: int) -> dict[str, Callable[[], Pool]]:
 
     found: dict[str, Callable[[], Pool]] = {
         "theus worker": lambda: Ours(WorkerEnvironment(capacity)),
+        "theus engine": lambda: Whole(capacity),
         BASELINE: lambda: Standard(executor("forkserver")),
         "ProcessPoolExecutor, spawn": lambda: Standard(executor("spawn")),
         "loky": lambda: Standard(loky.ProcessPoolExecutor(capacity)),
@@ -175,34 +263,49 @@ def makers(capacity: int) -> dict[str, Callable[[], Pool]]:
 
         found["theus interpreter"] = lambda: Ours(InterpreterEnvironment(capacity))
         found["InterpreterPoolExecutor"] = lambda: Standard(InterpreterPoolExecutor(capacity))
+    for name, module, make in (("Ray", "ray", Ray), ("Dask", "distributed", Dask)):
+        if importlib.util.find_spec(module) is not None:
+            found[name] = lambda make=make: make(capacity)
     return found
 
 
 async def measure() -> None:
     capacity = usable_cpus()
     pools = {name: make() for name, make in makers(capacity).items()}
+    wire = Wire(capacity)
     for pool in pools.values():
         await throughput(pool, 800)
 
-    async def compare(figure: Callable[[Pool], Awaitable[float]]) -> dict[str, float]:
-        seen: dict[str, list[float]] = {name: [] for name in pools}
+    async def compare(figure: Callable[[Pool], Awaitable[float]], **others: Pool) -> dict[str, float]:
+        compared = {**pools, **{name.replace("_", " "): pool for name, pool in others.items()}}
+        seen: dict[str, list[float]] = {name: [] for name in compared}
         for _ in range(ROUNDS):
-            for name, pool in pools.items():
+            for name, pool in compared.items():
                 seen[name].append(await figure(pool))
         return {name: statistics.median(values) for name, values in seen.items()}
 
-    table(f"one awaited call that does nothing ({capacity} workers)", await compare(latency), BASELINE)
-    table("a call that does nothing, 16 in flight (joblib: all at once)", await compare(throughput), BASELINE)
+    table(
+        f"one awaited call that does nothing ({capacity} workers)", await compare(latency, the_bare_wire=wire), BASELINE
+    )
+    eached = Eached(capacity)
+    await throughput(eached, 800)
+    table(
+        "a call that does nothing, 16 in flight (joblib: all at once)",
+        await compare(throughput, the_bare_wire=wire, theus_each=eached),
+        BASELINE,
+    )
     for loops, number in ((10, 1600), (500, 1600), (6_000, 800), (60_000, 96)):
         started = time.perf_counter()
         spin(loops)
         micros = (time.perf_counter() - started) * 1e6
-        figures = await compare(lambda pool, loops=loops, number=number: speed_up(pool, loops, number))
+        figures = await compare(
+            lambda pool, loops=loops, number=number: speed_up(pool, loops, number), theus_each=eached
+        )
         table(f"speed-up over one thread, tasks of {micros:,.0f} us, 16 in flight", figures, BASELINE, unit="x ")
     ours = pools["theus worker"]
     assert isinstance(ours, Ours)
     table("a call that changes one field of the domain", await domain_prices(ours.environment), "no domain")
-    for pool in pools.values():
+    for pool in (*pools.values(), wire, eached):
         await pool.close()
     seen: dict[str, list[float]] = {name: [] for name in pools}
     for _ in range(ROUNDS):

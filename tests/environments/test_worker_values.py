@@ -15,6 +15,7 @@ from value_bodies import Basket, Color, Point
 from worker_tools import call, nothing_left, run_program, workers
 
 from theus.environments.book import Book
+from theus.environments.meter import Meter
 from theus.environments.near_blocks import Blocks
 from theus.environments.worker import WorkerEnvironment
 from theus.errors import ContractError, NotTransferable
@@ -120,6 +121,16 @@ def test_arrays_cross_out_of_band(run):
             twice += 1  # writable
             both = await call(environment, bodies.echo, [array, array.T])
             assert (both[1] == array.T).all()
+
+    run(main)
+
+
+def test_the_cpu_is_measured_for_a_call_that_asks_for_it(run):
+    async def main(environment):
+        plain = await environment.run(make_call(process(bodies.echo), 1))
+        measured = await environment.run(make_call(process(bodies.echo), 1, meter=Meter()))
+        assert (plain.value, plain.cpu) == (1, None)
+        assert measured.value == 1 and measured.cpu > 0 and measured.moving > 0
 
     run(main)
 

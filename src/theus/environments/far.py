@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 #: token of the process, attempt, key, deadline, strict, whether to say STARTED · definitions, dropped definitions ·
 #: for payload, snapshot and config each: None (nothing new) or its shape · which snapshot: None (no domain) or the
-#: fields that it was cut down to (empty: all) · whether to forget the other snapshots
+#: fields that it was cut down to (empty: all) · whether to forget the other snapshots · whether to measure its CPU
 Envelope = tuple[Any, ...]
 Parcels = Sequence[Parcel | None]
 
@@ -130,7 +130,7 @@ class FarSide:
         del payload, args, kwargs, pipe, snapshot, kept  # the call alone keeps them, and ends with the body
         if envelope[5]:
             self._line.send(wire.STARTED, frame.seq, [])
-        outcome = self._run(call, variables)
+        outcome = self._run(call, variables, measure_cpu=envelope[11])
         del call
         self._control.leave_if_forked()
         self._host.flush()
@@ -173,7 +173,7 @@ class FarSide:
             kept = self._snapshots[fields] = self._book.open(kept)
         return kept
 
-    def _run(self, call: Call, variables: Sequence[tuple[tuple[str, str], Any]]) -> Outcome:
+    def _run(self, call: Call, variables: Sequence[tuple[tuple[str, str], Any]], *, measure_cpu: bool) -> Outcome:
         context = Context()
         for name, value in variables:
             try:
@@ -184,7 +184,7 @@ class FarSide:
             self._control.enter_body()
             if call.process.is_async:
                 return self._run_async(call, context)
-            return context.run(execute, call, measure_cpu=True)
+            return context.run(execute, call, measure_cpu=measure_cpu)
         except Stopped:
             self._control.leave_if_forked()
             raise

@@ -48,6 +48,7 @@ class Job:
     config: Packed | None = None
     config_number: int = 0
     short: bool = False  #: expected to be
+    measured: bool = False  #: its CPU is to be, for which a clock is read that costs more than a short call
     worker: Peer | None = None  #: the one that it was sent to
     seq: int = 0  #: its number there
     since: float = 0.0  #: when it came to be the first in line there

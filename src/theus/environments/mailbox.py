@@ -68,6 +68,7 @@ class Post:
         self._on_log = on_log
         self._mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = weakref.WeakKeyDictionary()
         self._reader: asyncio.AbstractEventLoop | None = None
+        self._reading: Mailbox | None = None  #: of that loop
         self._to_do: list[Todo] = []
         self._loose: list[Parcel] = []
 
@@ -80,21 +81,21 @@ class Post:
 
     def begin_reading(self, loop: asyncio.AbstractEventLoop) -> None:
         """This loop reads now: what is for itself need not be posted."""
-        self._reader = loop
+        self._reader, self._reading = loop, self.mailbox(loop)
 
     def end_reading(self) -> list[Todo]:
         """What the loop that read has to do, after it has released the lock."""
-        self._reader = None
+        self._reader = self._reading = None
         to_do, self._to_do = self._to_do, []  # what lies in it may be big, so it is not kept until the next time
         return to_do
 
     def deliver(self, loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:
         """Have a function called on a loop."""
-        mailbox = self.mailbox(loop)
-        if loop is self._reader and mailbox.is_empty:
+        reading = self._reading
+        if reading is not None and loop is self._reader and reading.is_empty:
             self._to_do.append((function, args))
         else:
-            mailbox.put(function, *args)
+            self.mailbox(loop).put(function, *args)
 
     def settle(self, job: Job, answer: Any) -> None:
         """Hand a frame or an error to whoever waits for a job. One that was stopped ends so, whatever it answered."""

@@ -179,7 +179,7 @@ class Peer:
         fields = None if job.snapshot is None else job.fields
         dropped, self.dropped = self.dropped, []
         parts[0] = marshal.dumps(
-            (token, *job.numbers, job.announced, self._unknown(needs), dropped, shapes, fields, forget)
+            (token, *job.numbers, job.announced, self._unknown(needs), dropped, shapes, fields, forget, job.measured)
         )
         # A worker that has something to do need not hear of the next call at once: several go in one system call.
         self.post(wire.CALL, self.seq, parts, descriptors, later=len(self.calls) > 1)

@@ -235,7 +235,7 @@ class Pool:
             if len(calls) < (len(found.calls) if found is not None else AHEAD) and not worker.ending:
                 if worker.is_full(self._limits):
                     continue
-                if worker.ready and now - calls[0].since < PATIENCE and all(job.short for job in calls):
+                if worker.ready and calls[0].short and now - calls[0].since < PATIENCE:  # behind it are only short ones
                     found = worker
         return found
 

@@ -185,6 +185,7 @@ class WorkerEnvironment:
         job.loop = asyncio.get_running_loop()
         job.context = copy_context()
         job.numbers = (call.attempt, str(call.key), call.deadline, call.strict)
+        job.measured = call.meter is not None
         # What bind fixed is among the arguments: as a part of the process it would be sent by value at each call.
         root = process.root
         try:

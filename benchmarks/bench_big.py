@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import mmap
 import multiprocessing
 import os
 import statistics
@@ -22,7 +23,7 @@ import psutil
 
 from benchmarks.arrays import ends, give, hold, square, total
 from benchmarks.bench_worker import Ours, Pool, Standard
-from benchmarks.measure import table
+from benchmarks.measure import in_turns, table
 from theus.environments.shared import share
 from theus.environments.worker import WorkerEnvironment
 from theus.processes import Process
@@ -70,6 +71,22 @@ def write_new(array: Any) -> None:
     at = 0
     while at < view.nbytes:
         at += os.write(descriptor, view[at : at + (1 << 30)])
+    os.close(descriptor)
+
+
+def mapped_floor(megabytes: int) -> None:
+    """Summing up what is mapped, beside the same on the heap: the system gives the heap's arrays bigger pages."""
+    heap = np.ones(megabytes << 17)
+    descriptor = os.memfd_create("bench")
+    write = memoryview(heap).cast("B")
+    os.truncate(descriptor, write.nbytes)
+    mapping = mmap.mmap(descriptor, write.nbytes)
+    mapping[:] = write
+    mapped = np.frombuffer(mapping)
+    figures = in_turns(
+        {"on the heap": lambda: timed_here(heap.sum), "mapped": lambda: timed_here(mapped.sum)}, rounds=5 * ROUNDS
+    )
+    table(f"{megabytes} MB summed up in this thread", figures, "on the heap", unit="ms")
     os.close(descriptor)
 
 
@@ -217,6 +234,7 @@ async def measure() -> None:
         for pool in pools.values():
             await fan_out(pool, ends, np.ones(10))
         await sending(megabytes, pools)
+        mapped_floor(megabytes)
         await giving(megabytes, pools)
         for pool in pools.values():
             await pool.close()

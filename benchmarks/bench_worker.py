@@ -199,6 +199,13 @@ async def throughput(pool: Pool, number: int = 1600) -> float:
     return (time.perf_counter() - started) / number * 1e6
 
 
+async def own_cpu(pool: Pool, number: int = 1600) -> float:
+    """Microseconds of CPU that this process takes for each such call: what is left of the figure on a busy machine."""
+    started = time.process_time()
+    await pool.many(number, nothing)
+    return (time.process_time() - started) / number * 1e6
+
+
 async def speed_up(pool: Pool, loops: int, number: int) -> float:
     """How much quicker the pool does tasks than this thread, 16 in flight."""
     started = time.perf_counter()
@@ -292,6 +299,11 @@ async def measure() -> None:
     table(
         "a call that does nothing, 16 in flight (joblib: all at once)",
         await compare(throughput, the_bare_wire=wire, theus_each=eached),
+        BASELINE,
+    )
+    table(
+        "the same: CPU of the calling process",
+        await compare(own_cpu, the_bare_wire=wire, theus_each=eached),
         BASELINE,
     )
     for loops, number in ((10, 1600), (500, 1600), (6_000, 800), (60_000, 96)):

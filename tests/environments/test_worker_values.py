@@ -130,7 +130,8 @@ def test_the_cpu_is_measured_for_a_call_that_asks_for_it(run):
         plain = await environment.run(make_call(process(bodies.echo), 1))
         measured = await environment.run(make_call(process(bodies.echo), 1, meter=Meter()))
         assert (plain.value, plain.cpu) == (1, None)
-        assert measured.value == 1 and measured.cpu > 0 and measured.moving > 0
+        assert measured.value == 1
+        assert measured.cpu > 0
 
     run(main)
 

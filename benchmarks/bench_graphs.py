@@ -1,6 +1,6 @@
 """Workflow graphs of real science (WfCommons) as one flow each, beside the best that any scheduler could do.
 
-Needs `wfcommons`; with `dask` and `distributed` it runs beside Dask. A task sleeps for its (scaled) time; its step reads the
+Needs `wfcommons`; with `dask` and `distributed` it runs beside Dask, with `ray` beside Ray. A task sleeps for its (scaled) time; its step reads the
 keys that its parents wrote, by its contract, and that is all that Theus is told. Since commits come in list order, the list is
 that of a plan: in the order in which the steps end if each begins as soon as it can, the longest way to the end first.
 """
@@ -143,6 +143,31 @@ def through_dask(graph: Graph) -> float | None:
     return seconds
 
 
+def through_ray(graph: Graph) -> float | None:
+    if importlib.util.find_spec("ray") is None:
+        return None
+    import ray
+
+    ray.init(num_cpus=SLOTS, include_dashboard=False, log_to_driver=False)
+    try:
+        task = ray.remote(_sleep_after)
+        for _ in range(2):
+            started = time.perf_counter()
+            answers: dict[str, Any] = {}
+            for name in graph.planned(SLOTS):
+                parents = [answers[parent] for parent in graph.parents[name]]
+                answers[name] = task.remote(graph.seconds[name], *parents)
+            ray.get(list(answers.values()))
+            seconds = time.perf_counter() - started
+    finally:
+        ray.shutdown()
+    return seconds
+
+
+def _sleep_after(seconds: float, *parents: int) -> int:
+    return _sleep(seconds, list(parents))  # Ray waits for what is an argument itself, not for what is in a list
+
+
 def _sleep(seconds: float, parents: list[int]) -> int:
     time.sleep(seconds)
     return 1 + max(parents, default=0)
@@ -162,8 +187,8 @@ def main() -> None:
             free = through(engine, graph, as_flow(graph, TASKS, waits))
         with Engine(Done(), workers=SLOTS) as engine:
             slots = through(engine, graph, as_flow(graph, SLOTS, blocks, nature="cpu"))
-        dask = through_dask(graph)
-        beside = "" if dask is None else f"  Dask {dask / limited:.2f} x"
+        others = {"Dask": through_dask(graph), "Ray": through_ray(graph)}
+        beside = "".join(f"  {name} {took / limited:.2f} x" for name, took in others.items() if took is not None)
         print(
             f"  {title:<12} {len(graph.seconds):>5} tasks, at least {LONGEST:.2f} s and {limited:.2f} s:"
             f"  Theus {free / LONGEST:.2f} x and {slots / limited:.2f} x{beside}"

@@ -17,7 +17,7 @@ from benchmarks.labelled import labelled
 from theus import Engine, each, process
 from theus.environments.meter import Meter, Ticker
 from theus.errors import NotTransferable
-from theus.nature import Profile
+from theus.nature import FIRST, RARELY, SAMPLE, Profile
 from theus.processes import Process
 from theus.protocols import Call
 from theus.testing.environments import EngineStub
@@ -153,12 +153,39 @@ async def choices(names: list[str], rounds: int = 5) -> list[float]:
     return shares
 
 
+def add(value: int) -> int:
+    return value + 1
+
+
+async def price(rounds: int = 200, calls: int = 50) -> None:
+    """Print what it costs to measure a short call and to look where it belongs, and that on average."""
+    async with Engine() as engine:
+        target = process(add)
+        for number in range(FIRST + 1):
+            await engine.arun(target, number)
+        profile = engine.profile(target)
+        least = {True: float("inf"), False: float("inf")}
+        for _ in range(rounds):
+            for measured in (True, False):
+                seconds = 0.0
+                for number in range(calls):
+                    profile.measure_at = 0 if measured else sys.maxsize
+                    started = time.perf_counter()
+                    await engine.arun(target, number)
+                    seconds += time.perf_counter() - started
+                least[measured] = min(least[measured], seconds / calls * 1e6)
+    more = least[True] - least[False]
+    print(f"\nA short call, least of {rounds} rounds: {least[False]:.1f} us, measured {least[True]:.1f} us")
+    print(f"  on average {more / SAMPLE:.2f} us more at first, {more / RARELY:.2f} us from {RARELY * 4:,} calls on")
+
+
 def main() -> None:
     names = [name for name in sys.argv[1:] if name not in ("verbose", "nature")]
     if names:
         asyncio.run(choices(names))
         return
     recognise("verbose" in sys.argv)
+    asyncio.run(price())
     lag()
     logging.disable(logging.WARNING)
     asyncio.run(choices([]))

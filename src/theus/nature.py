@@ -133,7 +133,7 @@ class Profile:
     def meter(self, meters: tuple[Meter, Meter]) -> Meter:
         """What the next call is measured with: only the CPU clock, or a ticker, too."""
         recent = self.recent
-        often = 1 if len(recent) < FIRST else min(max(SAMPLE, self.calls // 8), RARELY)
+        often = 1 if len(recent) < FIRST else min(max(SAMPLE, self.calls // 4), RARELY)
         self.measure_at = self.calls + often
         worth = is_free(self.process) and (
             len(recent) < FIRST or sum(sample.wall for sample in recent) > WORTH_A_TICKER * len(recent)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 EARLY, LATER = 0.001, 0.01  #: seconds between two ticks: at first, and when it has watched for a while
 MANY = 20  #: ticks after which it ticks less often
+TINY = 1e-9  #: seconds, where a clock has not moved
 IDLE_SECONDS = 10.0  #: a ticker with nothing to watch for so long ends
 
 
@@ -50,7 +51,7 @@ class Meter:
         everybody = process_time() - everybody
         # If others computed at the same time, on another core, the lock may have been theirs: nothing is known then.
         if held is not None and (everybody - cpu <= 0.25 * cpu or everybody <= 1.2 * (now - started)):
-            outcome.held = min(held - before, cpu)
+            outcome.held = cpu * min(1.0, (held - before) / max(everybody, TINY))  # the others' part is theirs
         try:
             return outcome
         finally:

@@ -254,7 +254,7 @@ class Attempts:
                         call.holds_ticket = True
                     if profile.calls >= profile.measure_at:
                         call.meter = profile.meter(engine.meters)
-                    if run.listeners or engine.observers:
+                    if run.listeners:
                         self._tell_start(call, placement)
                 if in_commit:
                     outcome = Outcome()  # a message without a sender: it runs in the commit, and there only
@@ -295,7 +295,7 @@ class Attempts:
                             outcome = replace(outcome, error=carried.error)
                         except Exception as failure:
                             outcome = replace(outcome, error=failure)
-                    if isinstance(result, Conflict):
+                    if type(result) is Conflict:
                         foreign += ticket is not None and result.path in ticket.paths  # nobody here may write it now
                         if foreign < MOST_FOREIGN:
                             ticket = self._queue_up(call, outcome, ticket, result, profile)
@@ -303,12 +303,12 @@ class Attempts:
                                 await self._sleep(random.uniform(0, min(LONGEST_STEP_BACK, 0.001 * 2**foreign)))
                             continue
                         outcome = replace(outcome, error=_outrun(call, result))
-                    if type(result) is Committed and result.ops and (run.listeners or engine.observers):
+                    if type(result) is Committed and result.ops and run.listeners:
                         self._tell_commit(call, result, time.perf_counter() - started)
                 profile.add(outcome)
                 if not engine.strict:
                     self._observe(call, outcome, profile)
-                if run.listeners or engine.observers:
+                if run.listeners:
                     self._tell_end(call, placement, outcome)
                 if outcome.error is None:
                     if outcome.emits:
@@ -558,7 +558,7 @@ class Attempts:
     @property
     def listening(self) -> bool:
         """Whether anybody wants events; if not, none is made."""
-        return bool(self.run.listeners or self.engine.observers)
+        return bool(self.run.listeners)
 
     def tell(self, event: Event) -> None:
         self.engine.tell(self.run, event)

@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 #: The attempt that runs here, if any: a process that calls the engine is recognised by it.
 current: ContextVar[Attempt | None] = ContextVar("theus_current_attempt", default=None)
+#: Its methods, looked up once: in a call each look-up costs as much as the method itself.
+running_attempt, begin_attempt, end_attempt = current.get, current.set, current.reset
 
 
 class Context(Generic[D]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Coroutine
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -15,7 +15,8 @@ def drive(work: Coroutine[Any, Any, T]) -> T:
     try:
         work.send(None)
     except StopIteration as end:
-        return cast("T", end.value)
+        value: T = end.value
+        return value
     work.close()
     raise AssertionError("a run without a loop has waited for one; this is a bug in Theus, please report it")
 

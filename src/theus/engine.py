@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overloa
 
 from theus.attempt import Attempts, check_invariants, tell_of_lost_worker
 from theus.clock import SystemClock
-from theus.context import current
+from theus.context import running_attempt
 from theus.doors import drive, warn_about_loop
 from theus.environments.inline import BriefEnvironment, InlineEnvironment
 from theus.environments.loop import LoopEnvironment
@@ -342,23 +342,23 @@ class Engine(Generic[D]):
         """Check everything that can be checked, before anything runs."""
         if self._closed:
             raise DefinitionError("the engine was closed; make a new one.")
-        caller = current.get()
+        caller = running_attempt()
         if caller is not None and getattr(caller.host, "engine", None) is self:
             caller.check_nested_run()
         plan = self._plan(target)
         step = plan.step
         if isinstance(step, Process):
             kwargs = {**step.bound, **kwargs} if step.bound else kwargs
-            step.check_arguments(args, kwargs)
+            if args or kwargs or step.required:
+                step.check_arguments(args, kwargs)
         else:
             check_start(step, args, kwargs)
-        pending = len(self._active)
-        if self._max_pending is not None and pending >= self._max_pending:
+        if self._max_pending is not None and (pending := len(self._active)) >= self._max_pending:
             raise Overloaded(
                 f"the engine has {pending} runs in hand, as many as max_pending allows; try again later.",
                 pending=pending,
             )
-        run: Run[Any] = Run(step, self._token, next(self._numbers), run_id)
+        run: Run[Any] = Run(step, self._token, next(self._numbers), run_id, self.observers)
         run.blocking = blocking and plan.inline
         if run_id is not None and self.keeps_runs:
             self._check_durable(run)
@@ -430,7 +430,7 @@ class Engine(Generic[D]):
     async def _execute(self, run: Run[Any], start: _Start) -> Any:
         """The core of a run: to its end, whatever that is."""
         step = run.step
-        listening = run.listeners or self.observers
+        listening = run.listeners
         started = self.clock.now() if listening else 0.0
         error: BaseException | None = None
         loop = None
@@ -466,7 +466,7 @@ class Engine(Generic[D]):
             self._active.discard(run)
             if run.waiting is not None:
                 self.waits.end(run)
-            if run.listeners or self.observers:
+            if run.listeners:
                 now = self.clock.now()
                 shown = None if error is None else repr(error)
                 self.tell(
@@ -561,8 +561,8 @@ class Engine(Generic[D]):
         return self._resources.get(name, on_loop=asyncio._get_running_loop() is not None)
 
     def tell(self, run: Run[Any] | None, event: Event) -> None:
-        """Hand an event to the run's listeners and the engine's observers; what they raise is logged."""
-        for listen in (*(() if run is None else run.listeners), *self.observers):
+        """Hand an event to those who listen to the run, the engine's observers among them; what they raise is logged."""
+        for listen in self.observers if run is None else run.listeners:
             try:
                 listen(event)
             except Exception:

@@ -43,14 +43,21 @@ class Run(Generic[T]):
         "waiting",
     )
 
-    def __init__(self, step: Step[Any, Any], token: str, number: int, run_id: str | None = None) -> None:
+    def __init__(
+        self,
+        step: Step[Any, Any],
+        token: str,
+        number: int,
+        run_id: str | None = None,
+        listeners: tuple[Callable[[Event], None], ...] = (),
+    ) -> None:
         self.step = step
         self.state = "running"
         self.blocking = False  #: driven in its caller's thread: what waits in it may block
         self.durable = False  #: recorded in the store, so that it can go on elsewhere
         self.task: asyncio.Task[Any] | None = None  #: the task it runs in, while it does
         self.waiting: set[Callable[[], object]] | None = None  #: how to end the waits of its calls that block a thread
-        self.listeners: tuple[Callable[[Event], None], ...] = ()
+        self.listeners = listeners  #: the engine's observers, and who else wants to hear of this run
         self._token = token if run_id is None else run_id
         self._number = number if run_id is None else None
         self._answer: concurrent.futures.Future[T] | None = None

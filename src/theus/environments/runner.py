@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Callable
 from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from theus.context import Attempt, Context, current
+from theus.context import Attempt, Context, begin_attempt, end_attempt
 from theus.protocols import Outcome
 from theus.scope import aclose_local, close_local
 from theus.state.values import detach
@@ -39,17 +39,15 @@ def execute(call: Call, *, measure_cpu: bool = False, within: Transaction | None
     outcome = Outcome()
     attempt = Attempt(call, outcome)
     process = call.process
-    token = current.set(attempt)
+    token = begin_attempt(attempt)
     cpu = thread_time() if measure_cpu else 0.0
     started = perf_counter()
     try:
         if within is not None:
             attempt.join(within)
         try:
-            if process.takes_context:
-                value = process.fn(Context(attempt), *call.args, **call.kwargs)
-            else:
-                value = process.fn(*call.args, **call.kwargs)
+            arguments = (Context(attempt), *call.args) if process.takes_context else call.args
+            value = process.fn(*arguments, **call.kwargs) if call.kwargs else process.fn(*arguments)  # ** is dear
         except BaseException as error:
             if attempt.local is not None:
                 close_local(attempt.local, error)
@@ -68,11 +66,11 @@ def execute(call: Call, *, measure_cpu: bool = False, within: Transaction | None
         if measure_cpu:
             outcome.cpu = thread_time() - cpu
         attempt.close()
-        current.reset(token)
+        end_attempt(token)
     try:
         return outcome
     finally:
-        value = None
+        arguments, value = (), None
         del outcome, attempt, call
 
 
@@ -81,14 +79,12 @@ async def execute_async(call: Call) -> Outcome:
     outcome = Outcome()
     attempt = Attempt(call, outcome)
     process = call.process
-    token = current.set(attempt)
+    token = begin_attempt(attempt)
     started = perf_counter()
     try:
         try:
-            if process.takes_context:
-                value = await process.fn(Context(attempt), *call.args, **call.kwargs)
-            else:
-                value = await process.fn(*call.args, **call.kwargs)
+            arguments = (Context(attempt), *call.args) if process.takes_context else call.args
+            value = await (process.fn(*arguments, **call.kwargs) if call.kwargs else process.fn(*arguments))
         except BaseException as error:
             if attempt.local is not None:
                 await aclose_local(attempt.local, error)
@@ -103,11 +99,11 @@ async def execute_async(call: Call) -> Outcome:
         if call.kept is not None:
             outcome.kept = call.kept
         attempt.close()
-        current.reset(token)
+        end_attempt(token)
     try:
         return outcome
     finally:
-        value = None
+        arguments, value = (), None
         del outcome, attempt, call
 
 

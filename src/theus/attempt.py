@@ -123,7 +123,12 @@ class Attempts:
         engine, journal = self.engine, self.journal
         answer = None if journal is None else journal.answer_of(position)
         if answer is None:
-            answer = node.test(None if engine.store is None else engine.state, value)
+            try:
+                answer = node.test(None if engine.store is None else engine.state, value)
+            except Exception as error:
+                given = "(domain)" if node.arity == 1 else "(domain, value)"
+                error.add_note(f"in the predicate of {node.kind}, which takes {given}")
+                raise
             if journal is not None:
                 journal.note_answer(position, answer)
         return answer
@@ -627,7 +632,12 @@ def check_invariants(invariants: Iterable[Callable[[Any], object]], transaction:
     """Refuse a commit after which a predicate on the domain would not hold."""
     for invariant in invariants:
         name = getattr(invariant, "__name__", repr(invariant))
-        if not invariant(transaction.view()):
+        try:
+            holds = invariant(transaction.view())
+        except Exception as error:
+            error.add_note(f"in the invariant {name!r}; the commit was not made")
+            raise
+        if not holds:
             raise InvariantViolated(
                 f"the commit was refused: it would break the invariant {name!r}. Nothing was changed.", invariant=name
             )

@@ -371,7 +371,7 @@ class Engine(Generic[D]):
         return run, (args, kwargs)
 
     def _check_durable(self, run: Run[Any]) -> None:
-        if not run.id or "/" in run.id:
+        if not isinstance(run.id, str) or not run.id or "/" in run.id:
             raise DefinitionError(f"run_id={run.id!r}: give a name without a slash, such as 'nightly-24'.")
         if isinstance(run.step, Process) and run.step.is_source:
             raise DefinitionError(

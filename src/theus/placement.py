@@ -187,6 +187,8 @@ def _measured(process: Process[Any, Any], known: Known, now: str) -> Placement:
 
 
 def _computing(process: Process[Any, Any], known: Known, now: str) -> Placement:
+    if known.parallel_threads:
+        return Placement("thread", "computes, and threads of this Python compute at the same time")
     does = f"computes {milliseconds(known.cpu)} a call and holds the interpreter's lock"
     hindrance = known.refused.get(PARALLEL) or cannot_travel(process.fn)
     if hindrance is not None:
@@ -205,6 +207,7 @@ def is_worth_asking(process: Process[Any, Any], known: Known) -> bool:
     """Whether only the price of moving it is missing to send it to another core."""
     return (
         known.moving is None
+        and not known.parallel_threads
         and PARALLEL not in known.refused
         and known.kind() == "computes"
         and cannot_travel(process.fn) is None
@@ -217,7 +220,7 @@ def gain(known: Known, used: Placement) -> str:
         return (
             "on a loop of its own it would keep nobody waiting; await ctx.compute(...) for what it computes helps, too"
         )
-    if known.kind() != "computes" or used.environment != "thread":
+    if known.parallel_threads or known.kind() != "computes" or used.environment != "thread":
         return ""
     price = "" if known.moving is None else f", for {milliseconds(known.moving)} of sending"
     return f"on another core it would take {milliseconds(known.cpu)} a call off this one{price}"

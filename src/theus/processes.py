@@ -267,7 +267,8 @@ class Process(Step[In, Out]):
         """Refuse a call with too many, unknown, doubled or missing arguments."""
         given = len(args)
         if given > self.positional:
-            raise DefinitionError(f"process {self.name!r} got {given} arguments; {self.usage()}.")
+            arguments = "1 argument" if given == 1 else f"{given} arguments"
+            raise DefinitionError(f"process {self.name!r} got {arguments}; {self.usage()}.")
         if kwargs:
             self.check_names(kwargs)
             for name in self.parameters[:given]:

@@ -178,7 +178,7 @@ def _items(node: Each[Any, Any], value: Any) -> tuple[Iterator[Any], int | None]
         shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
         raise TypeError(
             f"each({node.steps[0].name}) takes the items of a list, tuple, set or generator, "
-            f"but the step before it gave {type(value).__name__} {shown}."
+            f"but it was given {type(value).__name__} {shown}."
         )
     return iter(value), len(value) if isinstance(value, Sized) else None
 

@@ -268,6 +268,12 @@ def test_graph_writes_files(theus_command: Theus, folder: Path) -> None:
     assert done.stderr == "theus: wrote squares.svg\n"
 
 
+def test_graph_that_cannot_be_written_says_so(theus_command: Theus) -> None:
+    done = theus_command("graph", "shop:squares", "--svg", "nowhere/squares.svg")
+    assert done.returncode == 2
+    assert done.stderr == "theus: cannot write nowhere/squares.svg: No such file or directory\n"
+
+
 def test_explain_says_where_and_why(theus_command: Theus) -> None:
     done = theus_command("explain", "shop:squares")
     assert done.returncode == 0

@@ -354,7 +354,7 @@ def test_without_a_store_a_run_id_is_only_a_name(world, domain):
     assert world.ran["step"] == 2
 
 
-@pytest.mark.parametrize("run_id", ["", "a/b"])
+@pytest.mark.parametrize("run_id", ["", "a/b", 5])
 def test_run_ids_that_cannot_be(store, run_id):
     with engine(store) as shop, pytest.raises(DefinitionError, match="run_id"):
         shop.run(lambda: 1, run_id=run_id)

@@ -30,6 +30,14 @@ def test_computing_goes_to_threads_only_where_they_are_parallel(options, known, 
     assert placement.environment == expected
 
 
+def test_what_turns_out_to_compute_stays_in_a_thread_if_they_are_parallel():
+    for parallel, expected in (False, "worker"), (True, "thread"):
+        known = Known(
+            measured=3, wall=0.1, cpu=0.1, typical_cpu=0.1, holds=1.0, moving=0.001, parallel_threads=parallel
+        )
+        assert place(process(work), blocking=False, debug=False, known=known).environment == expected
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_the_interpreter_is_asked_whether_its_lock_is_off(enabled, monkeypatch):
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: enabled, raising=False)

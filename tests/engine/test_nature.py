@@ -16,7 +16,16 @@ from theus import Engine, each, process
 from theus.environments.meter import Ticker
 from theus.events import ProcessMoved
 from theus.nature import Profile, quantile
-from theus.placement import Known, Placement, cannot_be_inline, cannot_travel, milliseconds, next_place, place
+from theus.placement import (
+    Known,
+    Placement,
+    cannot_be_inline,
+    cannot_travel,
+    milliseconds,
+    next_place,
+    place,
+    threads_are_parallel,
+)
 from theus.protocols import Outcome
 
 PATTERN = re.compile("a+")
@@ -246,12 +255,18 @@ def quick(value):
     return value + 1
 
 
+with_a_lock = pytest.mark.skipif(
+    threads_are_parallel(), reason="without the interpreter's lock what computes stays in a thread"
+)
+
+
 @dataclass
 class Shop:
     big: list[dict[str, int]] = field(default_factory=list)
     done: int = 0
 
 
+@with_a_lock
 def test_a_loop_in_python_moves_and_a_sleep_does_not():
     moved = []
 
@@ -307,6 +322,7 @@ def asks_for_a_resource(ctx):
     return ctx.resource("here")
 
 
+@with_a_lock
 def test_what_cannot_cross_keeps_a_process_here_and_is_named():
     async def main(engine):
         for _ in range(3):
@@ -321,6 +337,7 @@ def test_what_cannot_cross_keeps_a_process_here_and_is_named():
     assert not any(place.startswith("pid ") for place in row.places)  # it never ran twice
 
 
+@with_a_lock
 def test_a_call_that_cannot_cross_after_all_falls_back_to_a_thread():
     here = threading.Lock()
 
@@ -347,6 +364,7 @@ def reads_all(ctx):
     return len(ctx.domain.big)
 
 
+@with_a_lock
 def test_a_domain_that_is_dear_to_send_keeps_its_process_here():
     async def main(engine):
         for _ in range(3):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from theus import ConflictError, Context, Engine, InvariantViolated, LimitExceeded, Tally, each, process
+from theus import ConflictError, Context, Engine, InvariantViolated, LimitExceeded, Tally, branch, each, process
 from theus.state.head import Head
 from theus.stores.memory import MemoryStore
 from theus.testing.clock import FakeClock
@@ -444,6 +444,24 @@ def test_invariants_roll_back_and_say_which():
 
 
 # --- emits ---
+
+
+def test_what_an_invariant_or_a_predicate_raises_says_where():
+    def misspelt(bank):
+        return bank.aa >= 0
+
+    @process
+    def withdraw(ctx):
+        ctx.domain.a -= 1
+
+    with Engine(Bank(), invariants=[misspelt]) as engine:
+        with pytest.raises(AttributeError) as caught:
+            engine.run(withdraw)
+        assert any("in the invariant 'misspelt'" in note for note in caught.value.__notes__)
+        assert engine.state.a == Bank().a
+        with pytest.raises(AttributeError) as caught:
+            engine.run(branch(misspelt, withdraw))
+        assert "in the predicate of branch, which takes (domain)" in caught.value.__notes__
 
 
 def test_emits_follow_the_commit_once():

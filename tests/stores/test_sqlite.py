@@ -127,7 +127,15 @@ def test_durability_is_chosen_by_name(url: str, sync: str, size: int, tmp_path) 
 
 @pytest.mark.parametrize(
     "url",
-    ["sqlite:", "sqlite:x.db?sync=off", "sqlite:x.db?durability=full", "sqlite:///x.db", "mysql://host/db", "s3://b/x"],
+    [
+        "sqlite:",
+        "sqlite:x.db?sync=off",
+        "sqlite:x.db?durability=full",
+        "sqlite:///x.db",
+        "mysql://host/db",
+        "s3://b/x",
+        "x.db?sync=off",
+    ],
 )
 def test_a_url_that_says_nothing_is_refused_at_once(url: str) -> None:
     with pytest.raises(DefinitionError, match=r"sqlite:"):

@@ -28,6 +28,10 @@ def graph(options: argparse.Namespace) -> int:
         if place == "-":
             print(text(), end="")
         elif place is not None:
-            Path(place).write_text(text(), encoding="utf-8")
+            try:
+                Path(place).write_text(text(), encoding="utf-8")
+            except OSError as error:
+                print(f"theus: cannot write {place}: {error.strerror}", file=sys.stderr)
+                return WRONG
             print(f"theus: wrote {place}", file=sys.stderr)
     return OK

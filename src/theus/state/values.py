@@ -363,7 +363,7 @@ def ingest_domain(domain: Any) -> Any:
     if kind == OBJECT or (kind == DICT and type(domain) is dict) or (kind == FACE and isinstance(domain, Face)):
         return ingest(domain, ())
     raise DefinitionError(
-        f"a {type(domain).__name__} cannot be the domain: it must be an instance of a dataclass,"
+        f"{type(domain).__name__} cannot be the domain: it must be an instance of a dataclass,"
         " a pydantic or msgspec model, or a plain dict (TypedDict)"
     )
 

@@ -75,6 +75,8 @@ def _file(url: str, *, is_path: bool) -> Any:
             raise DefinitionError(
                 f"store={url!r}: give a path, or a URL that begins with sqlite:, redis://, rediss:// or postgresql://."
             )
+        if not is_path and "?" in url:  # options that would be taken for a part of the file's name
+            raise DefinitionError(f"store={url!r}: only a URL has options: write sqlite:{url}.")
         return lambda: SqliteDriver(url)
     path, _, query = url.removeprefix("sqlite:").partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from theus.stores.codec import Codec
 
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+
 
 class Values:
     """How values are written into records. What does it is loaded at the first need, because that takes a while."""
@@ -30,7 +32,7 @@ class Values:
 
 def pack(fields: dict[str, Any], *parts: bytes) -> bytes:
     """The fields, and the parts as they are."""
-    return json.dumps([fields, *map(len, parts)], separators=(",", ":")).encode() + b"\n" + b"".join(parts)
+    return _to_json([fields, *map(len, parts)]).encode() + b"\n" + b"".join(parts)
 
 
 def unpack(data: bytes) -> tuple[dict[str, Any], list[bytes]]:

@@ -16,6 +16,7 @@ the middle is not undone. Redis keeps what it acknowledged only with ``appendonl
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -54,10 +55,11 @@ _DOWN = (
 _PAGE = 1000  #: entries that are read at once
 
 #: KEYS: head, log, record, index, news. ARGV: known, group, again, token, asks and writes (msgpack), how many records are
-#: expected and changed; these as name and value ("+..." or "-" for none); the entries
+#: expected and changed, how many of those who listen are we; the records as name and value ("+..." or "-" for none); the entries
 _APPEND = """
 local head = redis.call('GET', KEYS[1])
 if not head then return {-1} end
+local heard = redis.call('PUBSUB', 'NUMSUB', KEYS[5])[2]
 head = tonumber(head)
 local known = tonumber(ARGV[1])
 if head < known then return {-2, head} end
@@ -79,7 +81,7 @@ if head > known then
     end
   end
 end
-local at = 9
+local at = 10
 for _ = 1, ARGV[7] do
   local value = redis.call('HGET', KEYS[3], ARGV[at])
   if (value and '+' .. value or '-') ~= ARGV[at + 1] then return {0, since} end
@@ -108,9 +110,10 @@ for i = records, at - 1, 2 do
   end
 end
 redis.call('SET', KEYS[1], string.format('%.0f', head))
-redis.call('PUBLISH', KEYS[5], ARGV[4])
+if heard > tonumber(ARGV[9]) then redis.call('PUBLISH', KEYS[5], ARGV[4]) end
 return {first, since}
 """
+_APPEND_HASH = hashlib.sha1(_APPEND.encode(), usedforsecurity=False).hexdigest()
 
 #: KEYS: kept, head, log. ARGV: version, floor, where snapshots are
 _KEEP = """
@@ -146,7 +149,7 @@ class RedisDriver(ServerDriver):
         self._client = self._make_client()
         self._listener = self._make_client()  # the follower's own
         self._news: Any = None
-        self._append_script = self._client.register_script(_APPEND)
+        self._hears = False  #: the server has said that we listen
         self._keep_script = self._client.register_script(_KEEP)
         slot = f"{{{ours.get('name', 'theus')}}}"
         self._head, self._log, self._record, self._index, self._channel, self._kept, self._state = (
@@ -170,12 +173,11 @@ class RedisDriver(ServerDriver):
 
     def _append(self, known: Version, batch: Batch, again: bool) -> Appended:
         head = [known, batch.group, "again" if again else "", self.token, _pack(batch.asks), _pack(batch.writes)]
-        counts = [len(batch.expected), len(batch.records)]
+        counts = [len(batch.expected), len(batch.records), int(self._hears)]
         records = [part for each in (batch.expected, batch.records) for one in each.items() for part in _named(*one)]
         entries = [_pack((one.author, one.at, one.ops, packed_records(one))) for one in batch.entries]
         keys = [self._head, self._log, self._record, self._index, self._channel]
-        self._reach()
-        first, *more = self._try(self._append_script, keys, [*head, *counts, *records, *entries])
+        first, *more = self._run_append(len(keys), *keys, *head, *counts, *records, *entries)
         if first >= 0:
             return first, [_entry(*one) for one in more[0]]
         if first == -3:
@@ -203,10 +205,12 @@ class RedisDriver(ServerDriver):
             self._try(self._news.subscribe, self._channel)
             return  # something may have come before
         message = self._try(self._news.get_message, timeout=LOOK)
+        self._hears = True
         while message is not None and message["data"] == self.token.encode():
             message = self._try(self._news.get_message, timeout=LOOK)
 
     def _hang_up(self) -> None:
+        self._hears = False
         if self._news is not None:
             self._news.close()
             self._news = None
@@ -265,13 +269,28 @@ class RedisDriver(ServerDriver):
         except redis.exceptions.RedisError as error:
             raise StoreError(f"{self.shown} failed: {error}") from error
 
-    def _reach(self) -> None:
-        """Have a connection, so that what fails after this was sent."""
+    def _run_append(self, *arguments: Any) -> Any:
+        """One call of the script. First the connection, so that what fails after that was sent."""
         pool = self._client.connection_pool
         try:
-            pool.release(pool.get_connection())
+            connection = pool.get_connection()
         except (redis.exceptions.RedisError, OSError) as error:
             raise Down(str(error)) from error
+
+        def ask(*command: Any) -> Any:
+            connection.send_command(*command, *arguments)
+            return connection.read_response()
+
+        def run() -> Any:
+            try:
+                return ask("EVALSHA", _APPEND_HASH)
+            except redis.exceptions.NoScriptError:
+                return ask("EVAL", _APPEND)
+
+        try:
+            return self._try(run)
+        finally:
+            pool.release(connection)
 
     def _snapshots(self) -> tuple[Version, Version]:
         """The oldest and the newest."""

@@ -51,6 +51,7 @@ from theus.stores.listeners import Listeners
 log = logging.getLogger("theus")
 
 _BRIEF_PAUSE = 0.01  #: the same, while the store is being closed
+_MOST_RECORDS = 10_000  #: whose values are known here
 _PAUSE = 1.0  #: seconds until a follower whose store cannot be reached looks again
 
 
@@ -117,6 +118,7 @@ class Replica:
         self._kept: Version = 0  #: of the newest snapshot in the store
         self._kept_size = 0
         self._weight = 0  #: of the log since then
+        self._recorded: dict[tuple[str, str], bytes | None] = {}  #: records that were asked for; the log keeps it true
 
     # --- the Store seam ---
 
@@ -215,6 +217,7 @@ class Replica:
                 break
             self._migrate(loaded, stored)
         self._kept, self._kept_size, self._weight = loaded.kept, len(loaded.state), 0
+        self._recorded = {}
         entries = loaded.entries
         if stored.start < 0:
             head = Head(self._codec.decode_state(stored.state), loaded.version)
@@ -265,6 +268,7 @@ class Replica:
             )
         committed = head.follow(entry.author, self._codec.decode_ops(entry.ops), entry.at)
         committed.records = entry.records
+        self._note(entry.records)
         if entry.version > self._kept:
             self._weight += entry.weight
         return committed
@@ -355,6 +359,8 @@ class Replica:
         def make(others: Sequence[Entry]) -> list[Proposed]:
             head.discard()
             self._take_over(others)
+            if staged:  # the store refused them: perhaps for a record
+                self._recorded.clear()
             staged.clear()
             looked.clear()
             at = time.time()
@@ -400,7 +406,7 @@ class Replica:
 
         for expected in commit.expected:
             place = (expected.kind, expected.key)
-            value = changed[place] if place in changed else self._driver.record(*place)
+            value = changed[place] if place in changed else self._record(place)
             if value != expected.value:
                 waiting.answer = Refused(Record(*place, value))
                 return None
@@ -423,6 +429,21 @@ class Replica:
         changed.update(((record.kind, record.key), record.value) for record in commit.records)
         return Proposed(commit.author, at, encoded, commit.records, commit.expected, staged)
 
+    def _record(self, place: tuple[str, str]) -> bytes | None:
+        """A record's value. The store is asked once: its owner's number goes with each commit of a run."""
+        if place not in self._recorded:
+            if len(self._recorded) >= _MOST_RECORDS:
+                self._recorded.clear()
+            self._recorded[place] = self._driver.record(*place)
+        return self._recorded[place]
+
+    def _note(self, records: Sequence[Record]) -> None:
+        """What the log says of records that are known here."""
+        for record in records:
+            place = (record.kind, record.key)
+            if place in self._recorded:
+                self._recorded[place] = record.value
+
     def _publish(self, head: Head, staged: list[tuple[_Waiting, Proposed]], between: Sequence[Entry]) -> None:
         """What was staged has come to be, after what others appended ``between``."""
         if between:
@@ -433,6 +454,7 @@ class Replica:
             made = head.publish(staged[0][1].at) if staged else []
         for (waiting, one), committed in zip(staged, made, strict=True):
             committed.records = one.records
+            self._note(one.records)
             self._weight += weigh(one.ops, one.records)
             waiting.answer = committed
             self._listeners.tell(committed)

@@ -104,14 +104,13 @@ class SqliteDriver:
 
     def wait(self) -> bool:
         while not self._closing.wait(self._pause):
-            with self._reading, self._speaking():
-                seen = self._reader.execute("PRAGMA data_version").fetchone()[0]
-                if seen != self._seen:
-                    newest = self._reader.execute("SELECT max(version) FROM journal").fetchone()[0] or 0
-                    self._seen = seen
-                    if newest > self._newest:
+            if self._writing.acquire(blocking=False):  # else a commit is being made, which takes over what is new
+                try:
+                    if self._has_news():
                         self._pause = _SOON
                         return True
+                finally:
+                    self._writing.release()
             self._pause = min(1.2 * self._pause, _LATE)
         return False
 
@@ -220,6 +219,16 @@ class SqliteDriver:
             pass
 
     # --- reading and writing ---
+
+    def _has_news(self) -> bool:
+        """Whether others appended something. The connection that writes does not count what it wrote itself."""
+        with self._speaking():
+            (seen,) = self._db.execute("PRAGMA data_version").fetchone()
+            if seen == self._seen:
+                return False
+            (newest,) = self._db.execute("SELECT max(version) FROM journal").fetchone()
+            self._seen = seen
+            return (newest or 0) > self._newest
 
     def _load(self) -> Loaded:
         (oldest,) = self._db.execute("SELECT min(version) FROM kept").fetchone()

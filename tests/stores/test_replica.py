@@ -493,6 +493,44 @@ def test_an_expected_record_that_changes_in_between_is_seen() -> None:
     two.close()
 
 
+class AskedDriver(OptimisticDriver):
+    """Counts how often it is asked for a record."""
+
+    asked = 0
+
+    def record(self, kind: str, key: str) -> bytes | None:
+        self.asked += 1
+        return super().record(kind, key)
+
+
+def test_an_expected_record_is_asked_once_and_the_log_keeps_it_true() -> None:
+    log = Log()
+    one, two = (replica(log, Shop(), AskedDriver) for _ in range(2))
+    made(one, Commit(0, (), (), "own", records=[Record("owner", "r", b"1")]))
+    driver: Any = one._driver
+    mine = [Record("owner", "r", b"1")]
+    for n in range(3):
+        assert isinstance(made(one, put(one, "a", n, expected=mine)), Committed)
+    assert driver.asked == 1
+    made(two, Commit(0, (), (), "take", records=[Record("owner", "r", b"2")]))
+    assert made(one, put(one, "a", 4, expected=mine)) == Refused(Record("owner", "r", b"2"))
+    made(one, Commit(0, (), (), "own", records=[Record("owner", "r", b"3")], expected=[Record("owner", "r", b"2")]))
+    assert made(one, put(one, "a", 5, expected=mine)) == Refused(Record("owner", "r", b"3"))
+    one.close()
+    two.close()
+
+
+def test_a_record_that_is_not_what_the_log_said_is_asked_again() -> None:
+    log = Log()
+    store = replica(log, Shop(), OptimisticDriver)
+    made(store, Commit(0, (), (), "own", records=[Record("owner", "r", b"1")]))
+    mine = [Record("owner", "r", b"1")]
+    assert isinstance(made(store, put(store, "a", 1, expected=mine)), Committed)
+    log.records["owner", "r"] = b"9"  # as a restored server might have it
+    assert made(store, put(store, "a", 2, expected=mine)) == Refused(Record("owner", "r", b"9"))
+    store.close()
+
+
 def test_lost_replies_lose_and_double_nothing() -> None:
     log = Log()
     stores = [replica(log, Shop(), LossyDriver) for _ in range(3)]

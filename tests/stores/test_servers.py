@@ -186,6 +186,31 @@ def test_engines_follow_each_other(place: Place) -> None:
     assert heard[-1].records == [Record("signal", "s", b"\x00\xff")]
 
 
+def test_news_are_sent_if_another_engine_listens_and_only_then(place: Place) -> None:
+    if not isinstance(place.server, RedisServer):
+        pytest.skip("PostgreSQL does not tell how many listen")
+    one = place.open()
+    driver: Any = one._driver
+    client = driver._make_client()
+
+    def sent() -> int:
+        return int(client.info("commandstats").get("cmdstat_publish", {"calls": 0})["calls"])
+
+    while not driver._hears:
+        time.sleep(0.001)
+    before = sent()
+    for _ in range(3):
+        change(one, count)
+    assert sent() == before
+    listener = client.pubsub()
+    listener.subscribe(driver._channel)
+    assert listener.get_message(timeout=5)["type"] == "subscribe"
+    change(one, count)
+    assert sent() == before + 1
+    listener.close()
+    client.close()
+
+
 def test_blind_writes_of_two_engines_stand_and_reads_conflict(place: Place) -> None:
     one, two = place.open(), place.open()
     at_once(

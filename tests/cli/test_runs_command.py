@@ -131,6 +131,13 @@ def test_a_run_that_failed_is_shown_and_its_calls_are_run_again(theus, tmp_path)
     assert "other" in theus("runs", "shop.db").stdout
 
 
+def test_a_named_run_that_nobody_would_keep_is_refused(theus, tmp_path):
+    (tmp_path / "plain.py").write_text("def double(n: int) -> int:\n    return 2 * n\n")
+    refused = theus("run", "plain:double", "2", "--run-id", "n1")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "no engine with a store" in refused.stderr
+
+
 def test_the_state(theus, tmp_path):
     begin(tmp_path, WAITS)
     with_types = ("--types", "shop:Shop")

@@ -135,6 +135,7 @@ def test_durability_is_chosen_by_name(url: str, sync: str, size: int, tmp_path) 
         "mysql://host/db",
         "s3://b/x",
         "x.db?sync=off",
+        "file:shop.db",
     ],
 )
 def test_a_url_that_says_nothing_is_refused_at_once(url: str) -> None:
@@ -142,7 +143,7 @@ def test_a_url_that_says_nothing_is_refused_at_once(url: str) -> None:
         Engine(Shop(), store=url)
 
 
-@pytest.mark.parametrize("url", ["", ":memory:", "sqlite::memory:"])
+@pytest.mark.parametrize("url", ["", "memory", "memory:", ":memory:", "sqlite::memory:"])
 def test_a_url_that_names_no_file_is_refused_at_once(url: str) -> None:
     with pytest.raises(DefinitionError, match="leave store= out"):
         Engine(Shop(), store=url)

@@ -86,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--arg", action="append", default=[], metavar="NAME=VALUE", help="an argument of the first process, by name"
     )
-    run.add_argument("--run-id", metavar="RUN", help="the run's name; with a store it is durable: it goes on if begun")
+    run.add_argument(
+        "--run-id", metavar="RUN", help="the name of a durable run, which needs a store: it goes on if begun"
+    )
     run.add_argument("--engine", metavar="NAME", help="the Engine to use, if the module has several")
     run.add_argument("--json", action="store_true", help="print the result as JSON")
     run.add_argument("--no-progress", action="store_true", help="no progress bars")

@@ -25,6 +25,8 @@ def run(options: argparse.Namespace) -> int:
         target = find(options.target)
         args, kwargs = read_arguments(target.value, options.value, options.arg)
         engine = target.engine(options.engine)
+        if options.run_id is not None:
+            store_of(engine)  # or the run would end with this command, and nothing be kept
     except DefinitionError as error:
         return wrong(console, error)
     except Exception as error:  # the user's module failed while it was imported

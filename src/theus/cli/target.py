@@ -49,7 +49,10 @@ class Target:
 def store_of(engine: Engine[Any]) -> Store:
     """The store in which an engine keeps its runs."""
     if engine.store is None or not engine.keeps_runs:
-        raise UsageError('the module\'s engine has no store, so it keeps no runs: Engine(Shop(), store="shop.db").')
+        raise UsageError(
+            "the module has no engine with a store, so no run is kept. Write at its top level, not under a function or an if: "
+            'engine = Engine(Shop(), store="shop.db").'
+        )
     return engine.store
 
 

@@ -68,10 +68,10 @@ def _server(scheme: str, url: str) -> Any:
 def _file(url: str, *, is_path: bool) -> Any:
     from theus.stores.sqlite import SqliteDriver
 
-    if not url or ":memory:" in url:
+    if not is_path and (not url or ":memory:" in url or url.removesuffix(":") == "memory"):
         raise DefinitionError(f"store={url!r} names no file: leave store= out to keep the state in memory.")
     if is_path or not url.startswith("sqlite:"):
-        if "://" in url:
+        if not is_path and ("://" in url or url.startswith("file:")):
             raise DefinitionError(
                 f"store={url!r}: give a path, or a URL that begins with sqlite:, redis://, rediss:// or postgresql://."
             )

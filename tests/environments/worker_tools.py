@@ -109,7 +109,8 @@ async def begin(environment, body, folder):
 
 HEAD = """
 from __future__ import annotations
-import asyncio, os, sys, time
+import asyncio, os, signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup hands on that it is ignored
 from theus.environments.worker import WorkerEnvironment
 from theus.processes import process, as_process
 from theus.testing.environments import make_call, EngineStub

@@ -12,6 +12,7 @@ import inspect
 import logging
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from theus.errors import ContractError, DefinitionError, ScopeError
@@ -390,6 +391,8 @@ class Attempt:
 
     def hand_over(self, value: Any) -> None:
         """Put what the body returned, read and wrote into the outcome."""
+        if type(value) is CoroutineType:
+            raise _not_awaited(value)
         outcome = self.outcome
         transaction = self.transaction
         if transaction is None:
@@ -414,6 +417,15 @@ class Attempt:
             self.outcome = _GONE
             if transaction is not None:
                 transaction.close()
+
+
+def _not_awaited(coroutine: CoroutineType[Any, Any, Any]) -> TypeError:
+    coroutine.close()  # or Python would warn of it later, and elsewhere
+    name = coroutine.__qualname__
+    return TypeError(
+        f"it returned the coroutine {name}(...), which has not run: an await is missing. "
+        f"Write `return await {name}(...)` in an async def."
+    )
 
 
 class _Running:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import pickle
 
@@ -192,3 +193,24 @@ def test_a_process_of_a_module_travels_by_reference_and_others_by_value():
 def test_unknown_environments_say_so(engine):
     with pytest.raises(DefinitionError, match="'ray'"):
         engine.run(process(environment="ray")(double.fn), 1)
+
+
+async def forgets(ctx):
+    ctx.domain["n"] = 1
+    return ctx.compute(sum, [1, 2])
+
+
+def hands_on():
+    return asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("target", "named"),
+    [(forgets, "compute"), (hands_on, "sleep"), (process(environment="worker")(hands_on), "sleep")],
+    ids=["async def", "def", "in a worker"],
+)
+def test_a_coroutine_that_nobody_awaited_is_no_result(target, named):
+    with Engine({"n": 0}) as engine:
+        with pytest.raises(TypeError, match=rf"coroutine .*{named}\(\.\.\.\), which has not run: an await is missing"):
+            engine.run(target)
+        assert engine.state == {"n": 0}

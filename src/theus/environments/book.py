@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 class Definition:
     """Something that is sent by value, and how to notice that it changed."""
 
-    __slots__ = ("body", "imported", "marks", "needs", "ref", "seconds", "token", "version", "volatile")
+    __slots__ = ("asked", "body", "imported", "marks", "needs", "ref", "seconds", "token", "version", "volatile")
 
     def __init__(self, token: int, ref: weakref.ref[Any]) -> None:
         self.token = token
@@ -53,6 +53,7 @@ class Definition:
         self.volatile = False
         self.imported: Told | None = None  #: it goes by name and so never changes: what is told of it
         self.seconds: float | None = None  #: of a process: how long its calls took lately
+        self.asked: Sequence[str] = ()  #: of a process: the parts of the domain that its last call came to
 
 
 def told(needs: Needs) -> Told:

@@ -17,6 +17,7 @@ import os
 import pickle
 import socket
 import sys
+import threading
 from collections import deque
 from collections.abc import Sequence
 from contextvars import Context
@@ -29,6 +30,7 @@ from theus.environments.far_blocks import FarBlocks
 from theus.environments.far_book import FarBook
 from theus.environments.far_control import Control, ProcessControl, Stopped, end_group
 from theus.environments.far_host import FarHost
+from theus.environments.far_parts import FarParts
 from theus.environments.faults import culprit, does_not_load, pack_error, text_of
 from theus.environments.parcel import FAULTS, PROTOCOL, Parcel, Shape, is_simple, unship, variable
 from theus.environments.runner import execute, execute_async
@@ -69,6 +71,10 @@ class FarSide:
         self._blocks = FarBlocks()
         self._host = FarHost(self._line, self._book, self._control, self._blocks)
         self._levels: Levels = {}
+        self._reader = wire.Reader(sock)
+        self._reading = threading.RLock()  # over the reader: a thread of the body may wait for a part
+        self._waiting: deque[wire.Frame] = deque()
+        self._parts = FarParts(self._fetch, self._book.open)
         self._snapshots: dict[Sequence[str], Any] = {}  #: as parcels until they are used
         self._config: Any = None
 
@@ -87,16 +93,18 @@ class FarSide:
         self._blocks.close()
 
     def _receive(self) -> None:
-        reader = wire.Reader(self._sock)
-        waiting: deque[wire.Frame] = deque()
+        waiting = self._waiting
         while not self._control.ending:
             while not waiting:
-                if not reader.receive():
-                    return
-                waiting.extend(reader.frames())
+                with self._reading:
+                    if not self._reader.receive():
+                        return
+                    waiting.extend(self._reader.frames())
             frame = waiting.popleft()
             if frame.kind == wire.CALL:
                 self._take(frame)
+            elif frame.kind == wire.PART:
+                self._take_part(frame)
             elif frame.kind == wire.SETUP:
                 definitions = marshal.loads(frame.parts[0])  # noqa: S302 - from the process that started us
                 self._set_up(definitions, pickle.loads(frame.parts[1]))
@@ -105,6 +113,34 @@ class FarSide:
             elif frame.kind == wire.END:
                 return
             self._blocks.give_back(self._line)
+
+    # --- parts of the domain ---
+
+    def _take_part(self, frame: wire.Frame) -> None:
+        name, number, definitions, shape = marshal.loads(frame.parts[0])  # noqa: S302 - from the process that started us
+        if definitions:
+            self._learn(definitions, ())
+        (parcel,) = self._cut(frame, [shape])
+        self._parts.take_in(name, number, parcel)
+
+    def _fetch(self, name: str, number: int) -> None:
+        """In a body: ask for a part and wait for it. What else comes meanwhile waits for its turn."""
+        with self._reading:
+            self._stop_if_ending()
+            self._line.send(wire.FETCH, self._control.running, [marshal.dumps((name, number))])
+            while not self._parts.has(name, number):
+                self._stop_if_ending()
+                if not self._reader.receive():
+                    raise Stopped
+                for frame in self._reader.frames():
+                    if frame.flags & wire.ASKED:
+                        self._take_part(frame)
+                    else:
+                        self._waiting.append(frame)
+
+    def _stop_if_ending(self) -> None:
+        if self._control.ending:  # it was interrupted, perhaps in the middle of a frame
+            raise Stopped
 
     # --- one call ---
 
@@ -170,7 +206,7 @@ class FarSide:
             return None
         kept = self._snapshots[fields]
         if isinstance(kept, Parcel):
-            kept = self._snapshots[fields] = self._book.open(kept)
+            kept = self._snapshots[fields] = self._parts.complete(self._book.open(kept))
         return kept
 
     def _run(self, call: Call, variables: Sequence[tuple[tuple[str, str], Any]], *, measure_cpu: bool) -> Outcome:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from theus.environments.parcel import Parcel
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
 
     from theus.environments.book import Definition
     from theus.environments.peer import Peer
+    from theus.errors import NotTransferable
     from theus.protocols import Call
 
+NOTHING: Mapping[str, int] = MappingProxyType({})
 SHORT = 0.0005  #: seconds; calls that lately took no longer are sent ahead of their turn
 
 
@@ -45,6 +48,10 @@ class Job:
     snapshot: Callable[[], Packed] | None = None
     version: int = 0  #: of the snapshot, as this environment counts them
     fields: tuple[str, ...] = ()  #: of the domain that the snapshot was cut down to; none: all
+    parts: Mapping[str, int] = NOTHING  #: fields that the snapshot was sent without, with their numbers
+    ahead: Sequence[str] = ()  #: those of them that it will probably need
+    part: Callable[[str], Packed]  #: packs one of them; raises NotTransferable
+    refusal: NotTransferable | None = None  #: one could not be sent
     config: Packed | None = None
     config_number: int = 0
     short: bool = False  #: expected to be

@@ -70,7 +70,7 @@ class Post:
         self._reader: asyncio.AbstractEventLoop | None = None
         self._reading: Mailbox | None = None  #: of that loop
         self._to_do: list[Todo] = []
-        self._loose: list[Parcel] = []
+        self._loose: list[Todo] = []
 
     def mailbox(self, loop: asyncio.AbstractEventLoop) -> Mailbox:
         """The mailbox of a loop."""
@@ -112,19 +112,24 @@ class Post:
         if job is not None:
             self.deliver(job.loop, job.context.run, self._on_log, parcel)
         else:
-            self._loose.append(parcel)
+            self.do_loose(self._on_log, parcel)  # a thread that a body left behind wrote it
 
-    def take_loose(self) -> list[Parcel]:
-        """The log records that belong to no call: a thread that a body left behind wrote them."""
+    def do_loose(self, function: Callable[..., object], *args: Any) -> None:
+        """Have a function called by whoever reads, once that has released the lock."""
+        self._loose.append((function, args))
+
+    def take_loose(self) -> list[Todo]:
+        """What whoever reads has to do then."""
         loose = self._loose
         if loose:
             self._loose = []
         return loose
 
-    def handle(self, loose: list[Parcel]) -> None:
-        """Handle such records, without the lock."""
-        for parcel in loose:
-            guarded(self._on_log, parcel)
+
+def do_all(to_do: list[Todo]) -> None:
+    """Do it, without the lock."""
+    for function, args in to_do:
+        guarded(function, *args)
 
 
 def guarded(function: Callable[..., object], *args: Any) -> None:

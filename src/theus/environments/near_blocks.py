@@ -213,6 +213,11 @@ class Ledger:
                 self._kept.add(place)
         return number, size, access, kept, fresh
 
+    def lend_again(self, lot: Lot, descriptors: list[int]) -> tuple[Any, ...]:
+        """The same for a message that the worker takes before those that it has not looked at: as if it had nothing."""
+        self._kept.discard((lot.block.number, lot.access))
+        return self.lend(lot, descriptors)
+
     def take_back(self, numbers: Sequence[int], *, as_new: bool) -> None:
         """The worker no longer has these. ``as_new``: nor has a process that it forked."""
         for number in numbers:

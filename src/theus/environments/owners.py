@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from theus.environments.mailbox import guarded
+from theus.environments.mailbox import do_all
 
 if TYPE_CHECKING:
     from theus.environments.job import Job
@@ -59,9 +59,8 @@ class Owners:
             loose = post.take_loose()
             if worker not in pool.workers:
                 self._let_go(worker)
-        for function, args in to_do:
-            guarded(function, *args)
-        post.handle(loose)
+        do_all(to_do)
+        do_all(loose)
 
     def part(self, worker: Peer) -> None:
         """The worker has been reaped: have its socket closed where nobody reads it any more."""

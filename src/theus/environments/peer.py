@@ -14,15 +14,17 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from theus.environments import wire
 from theus.environments.near_blocks import Blocks, Ledger
 from theus.environments.parcel import Parcel, Shape, ship, unship
+from theus.errors import NotTransferable
 
 if TYPE_CHECKING:
     import asyncio
 
+    from theus.environments.blocks import Lot
     from theus.environments.job import Job, Packed
 
 _MOST_SNAPSHOTS = 16  # cuts of the domain that a worker keeps; one for each different set of fields in the contracts
@@ -104,6 +106,7 @@ class Peer:
         self.ledger = Ledger(blocks)
         self._loaded: set[int] = set()  #: processes that ran here
         self._snapshots: dict[Sequence[str], int] = {}
+        self._parts: dict[str, int] = {}  #: fields of the domain that it has, by their numbers
         self._config = 0
         self._set_up = 0
 
@@ -141,6 +144,8 @@ class Peer:
 
     def send_call(self, job: Job) -> None:
         """Send a call with all that this worker does not know yet. Raises what packing the snapshot raises."""
+        for name in job.ahead:
+            self._send_ahead(job, name)
         snapshot = config = None
         needs = job.needs
         payload = job.payload
@@ -184,6 +189,46 @@ class Peer:
         # A worker that has something to do need not hear of the next call at once: several go in one system call.
         self.post(wire.CALL, self.seq, parts, descriptors, later=len(self.calls) > 1)
 
+    def _send_ahead(self, job: Job, name: str) -> None:
+        """Send a part that a call will probably need."""
+        number = job.parts[name]
+        if self._parts.get(name) == number:
+            return
+        try:
+            parcel, needs = job.part(name)
+        except NotTransferable:
+            return  # if it is needed, it is asked for, and then the call fails
+        self._send_part(name, number, parcel, self._unknown(needs), self.ledger.lend, later=True)
+
+    def answer(self, name: str, number: int, packed: Packed | None) -> None:
+        """Send a part for which a body waits; None: it cannot be sent.
+
+        It does not count on what stands in frames before it: the worker has not looked at those yet.
+        """
+        if packed is None:
+            self.post(wire.PART, 0, [marshal.dumps((name, number, (), None))], flags=wire.ASKED)
+            return
+        parcel, needs = packed
+        told = [(token, body) for token, _, body in needs]
+        self._send_part(name, number, parcel, told, self.ledger.lend_again, flags=wire.ASKED)
+
+    def _send_part(
+        self,
+        name: str,
+        number: int,
+        parcel: Parcel,
+        told: list[tuple[int, bytes]],
+        lend: Callable[[Lot, list[int]], tuple[Any, ...]],
+        *,
+        flags: int = 0,
+        later: bool = False,
+    ) -> None:
+        descriptors: list[int] = []
+        shape, parts = ship(parcel, lambda lot: lend(lot, descriptors))
+        head = marshal.dumps((name, number, told, shape))
+        self.post(wire.PART, 0, [head, *parts], descriptors, flags=flags, later=later)
+        self._parts[name] = number
+
     def parcel(self, frame: wire.Frame) -> Parcel:
         """The packed value in a frame."""
         if not frame.flags & wire.SHAPED:
@@ -208,10 +253,11 @@ class Peer:
         parts: Sequence[wire.Bytes],
         descriptors: Sequence[int] = (),
         *,
+        flags: int = 0,
         later: bool = False,
     ) -> None:
         """Send a frame, as far as possible without waiting; ``later``: with the next flush."""
-        self.unsent += wire.pack(kind, seq, parts, 0, descriptors)
+        self.unsent += wire.pack(kind, seq, parts, flags, descriptors)
         if not later:
             self.flush()
 

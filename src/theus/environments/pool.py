@@ -43,11 +43,12 @@ from typing import TYPE_CHECKING
 from theus.environments import wire
 from theus.environments.keeper import AT_EXIT, PATIENCE, Keeper
 from theus.environments.losses import Kind, broken, closed, not_started
-from theus.environments.mailbox import CombiningLock, Mailbox, Post
+from theus.environments.mailbox import CombiningLock, Mailbox, Post, do_all
 from theus.environments.near_blocks import Blocks
 from theus.environments.owners import Owners
 from theus.environments.parcel import FAULTS, Parcel
 from theus.environments.peer import Carrier, Limits, Peer
+from theus.errors import NotTransferable
 
 if TYPE_CHECKING:
     from theus.environments.job import Job, Packed
@@ -364,7 +365,8 @@ class Pool:
                 raise ValueError(f"an answer to call {frame.seq} while {job.seq} runs")
             worker.calls.popleft()
             worker.done += 1
-            self.post.settle(job, (kind, worker.parcel(frame), worker.number))
+            answer = worker.parcel(frame)
+            self.post.settle(job, job.refusal or (kind, answer, worker.number))
             if not worker.ending and worker.is_spent(self._limits):
                 worker.end(0)
             if worker.calls:
@@ -375,6 +377,8 @@ class Pool:
                 self.post.deliver(job.loop, job.context.run, self._on_report, job.call, worker.parcel(frame))
         elif kind == wire.LOG:
             self.post.log(worker.calls[0] if worker.calls and frame.seq else None, worker.parcel(frame))
+        elif kind == wire.FETCH:
+            self.post.do_loose(self._fetch, worker, frame.seq, *marshal.loads(frame.parts[0]))  # noqa: S302 - ours
         elif kind == wire.STARTED:
             job = worker.calls[0]
             if job.timeout is not None and not job.reason:
@@ -391,11 +395,26 @@ class Pool:
         else:
             raise ValueError(f"a message of kind {kind}")
 
+    def _fetch(self, worker: Peer, seq: int, name: str, number: int) -> None:
+        """A body waits for a part of its domain. Without the lock: it may be big, and packing it calls a user's code."""
+        with self.lock:
+            job = worker.calls[0] if worker.calls and worker.calls[0].seq == seq else None
+        packed = None
+        if job is not None:
+            try:
+                packed = job.part(name)
+            except NotTransferable as error:
+                job.refusal = error
+        with self.lock:
+            if worker in self.workers:
+                worker.answer(name, number, packed)
+                self._flush_one(worker)
+
     def handle_loose(self) -> None:
-        """Handle log records that belong to no call. Without the lock."""
+        """Do what is left to be done without the lock."""
         with self.lock:
             loose = self.post.take_loose()
-        self.post.handle(loose)
+        do_all(loose)
 
     # --- the end of a worker ---
 

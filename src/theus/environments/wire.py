@@ -15,11 +15,13 @@ message      way       content
 ``SETUP``    near→far  what the worker needs to be like the engine's process: paths, log levels, resources
 ``CALL``     near→far  envelope (marshal), payload (pickle), snapshot and config (pickle, if not known there)
 ``END``      near→far  nothing more will come: close resources and exit
+``PART``     near→far  a field of the domain, before a call that will need it, or in answer to FETCH (``parts.py``)
 ``BLOCKS``   both      blocks that are given back, and blocks that need not be kept any longer (``blocks.py``)
 ``READY``    far→near  the worker has started
 ``STARTED``  far→near  the body begins now; sent only if asked for
 ``REPORT``   far→near  a value of ``ctx.report``, at once
 ``LOG``      far→near  a log record
+``FETCH``    far→near  the body waits for a field of its domain
 ``DONE``     far→near  the outcome of a call
 ``FAILED``   far→near  a value could not cross: what, and why
 ``RETURNED`` far→near  calls that had not begun are given back: ``seq`` … the number in the part
@@ -49,12 +51,13 @@ from typing import Any, NamedTuple
 
 from theus.state.values import FIXED
 
-SETUP, CALL, END, BLOCKS = 1, 2, 3, 4
-READY, STARTED, REPORT, LOG, DONE, FAILED, RETURNED = 11, 12, 13, 14, 15, 16, 17
+SETUP, CALL, END, BLOCKS, PART = 1, 2, 3, 4, 5
+READY, STARTED, REPORT, LOG, DONE, FAILED, RETURNED, FETCH = 11, 12, 13, 14, 15, 16, 17, 18
 RECALL, STOP = 21, 22
 
 PLAIN = 1  #: flag: one part, a pickle that names no definitions, so the C function ``pickle.loads`` will do
 SHAPED = 2  #: flag: the last part says what the others are
+ASKED = 4  #: flag: a PART for which the far side waits
 
 BUFFER = 65536  #: bytes; also the size from which a part is sent where it lies instead of being copied into the frame
 

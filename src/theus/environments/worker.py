@@ -36,6 +36,7 @@ from theus.environments.faults import culprit, open_error, text_of
 from theus.environments.job import SHORT, Job, Packed
 from theus.environments.losses import Kind
 from theus.environments.parcel import FAULTS, PROTOCOL, SIMPLE, Parcel, is_simple
+from theus.environments.parts import Parts, part_of, touched
 from theus.environments.peer import Limits
 from theus.environments.pool import Pool
 from theus.environments.surroundings import Levels, LevelWatch, Variables, handle, levels
@@ -100,6 +101,7 @@ class WorkerEnvironment:
         self._versions: weakref.WeakKeyDictionary[Snapshot, int] = weakref.WeakKeyDictionary()
         self._numbers = itertools.count(1)  # for snapshots and configs; several threads draw from it
         self._cuts: dict[tuple[str, ...], tuple[int, Packed]] = {}
+        self._parts = Parts(self._packed)
         self._config: tuple[Any, int, Packed | None] = (None, 0, None)
         book = self._book
         self._pool = Pool(
@@ -243,11 +245,12 @@ class WorkerEnvironment:
         version = self._versions.get(snapshot)
         if version is None:
             version = self._versions.setdefault(snapshot, next(self._numbers))
+        split = None if fields else self._parts.split(snapshot)
 
         def packed() -> Packed:
             kept = self._cuts.get(fields)
             if kept is None or kept[0] != version:
-                part = cut(snapshot, fields)
+                part = cut(snapshot, fields) if split is None else split.snapshot
                 try:
                     kept = (version, self._packed(part))
                 except FAULTS as error:
@@ -260,6 +263,19 @@ class WorkerEnvironment:
         job.snapshot, job.version, job.fields = packed, version, fields
         if not self._pool.has_snapshot(fields, version):
             packed()  # here, where the caller hears of it; usually it is sent right away
+        if split is not None:
+            self._add_parts(job, snapshot, split.numbers)
+
+    def _add_parts(self, job: Job, snapshot: Snapshot, numbers: Mapping[str, int]) -> None:
+        def part(field: str) -> Packed:
+            try:
+                return self._parts.pack(snapshot.root, field, numbers[field])
+            except FAULTS as error:
+                value = part_of(snapshot.root, field)
+                raise self._refuse(job.name, culprit(value, f"the domain.{field}", self._try), error) from error
+
+        job.parts, job.part = numbers, part
+        job.ahead = [field for field in job.definition.asked if field in numbers]
 
     def _add_config(self, job: Job, call: Call) -> None:
         config, number, packed = self._config
@@ -300,6 +316,8 @@ class WorkerEnvironment:
         value, records, reads, ops, messages, emits, (base, wall, cpu, violations, kept) = content
         before = job.definition.seconds
         job.definition.seconds = wall if before is None else 0.7 * before + 0.3 * wall
+        if job.parts and records is None:
+            job.definition.asked = touched(reads, ops, job.parts)
         raised = None if records is None else open_error(records, self._book.open)
         return Outcome(
             value, raised, base, reads, ops, messages, emits, wall, cpu, self.place.format(number), violations, kept

@@ -1,0 +1,240 @@
+"""A domain that is sent in parts, when a body touches them: nobody can tell the difference, but for what it costs."""
+
+import asyncio
+import os
+import sys
+import threading
+
+import numpy as np
+import part_bodies as bodies
+import pytest
+from part_bodies import Store
+from worker_tools import is_gone, until, wait_until
+
+from theus import Engine, parallel, plain, process
+from theus.environments.inline import InlineEnvironment
+from theus.environments.interpreter import InterpreterEnvironment
+from theus.environments.parts import is_small
+from theus.environments.worker import WorkerEnvironment
+from theus.errors import CallTimeout, NotTransferable
+from theus.processes import Process
+from theus.protocols import Commit
+from theus.state.head import Head
+from theus.testing.environments import EngineStub, make_call
+
+KINDS = [WorkerEnvironment]
+if sys.version_info >= (3, 14):
+    KINDS.append(InterpreterEnvironment)
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
+def run(request):
+    """Runs an async function with an environment of one worker."""
+
+    def runner(body, kind=request.param):
+        async def main():
+            environment = kind(1)
+            try:
+                await body(environment)
+            finally:
+                await environment.stop(2.0)
+
+        asyncio.run(main())
+
+    return runner
+
+
+async def result(environment, target, *args, snapshot, **options):
+    outcome = await environment.run(make_call(target, *args, snapshot=snapshot, **options))
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.value
+
+
+def in_order(reads):
+    return sorted((path, sorted(keys, key=repr), shape, deep) for path, keys, shape, deep in reads)
+
+
+def test_reads_writes_and_results_are_those_of_a_call_inline(run):
+    async def main(environment):
+        inline = InlineEnvironment()
+        for function in [*bodies.ALL, *bodies.ALL]:  # first asked for, then sent ahead
+            target, head = Process(function), Head(Store())
+            here = await inline.run(make_call(target, snapshot=head.snapshot))
+            for _ in range(2):
+                there = await environment.run(make_call(target, snapshot=head.snapshot))
+                assert (there.error, there.value, there.base) == (None, here.value, here.base), function
+                assert in_order(there.reads) == in_order(here.reads), function
+                assert plain(list(there.ops)) == plain(list(here.ops)), function
+
+    run(main)
+
+
+class Counted:
+    """Counts how often it is packed."""
+
+    packed = 0
+
+    def __reduce__(self):
+        Counted.packed += 1
+        return complex, (1,)
+
+
+class Unpicklable:
+    def __reduce__(self):
+        raise TypeError("must not cross")
+
+
+def test_what_is_not_touched_does_not_cross(run):
+    async def main(environment):
+        snapshot = Head(Store(thing=Unpicklable())).snapshot
+        assert await result(environment, Process(bodies.one_key), snapshot=snapshot) == (7, None)
+        with pytest.raises(NotTransferable, match=r"the domain\.thing: a .*Unpicklable"):
+            await result(environment, Process(bodies.thing), snapshot=snapshot)
+        assert await result(environment, Process(bodies.one_key), snapshot=snapshot) == (7, None)
+
+    run(main)
+
+
+def test_what_did_not_change_is_not_sent_again(run):
+    async def main(environment):
+        Counted.packed = 0
+        head = Head(Store(thing=Counted()))
+        target = Process(bodies.thing)
+        for hits in range(4):
+            assert await result(environment, target, snapshot=head.snapshot) == "complex"
+            head.commit(Commit(head.version, (), [("set", ("hits",), hits), ("set", ("stock", "key 1"), hits)], "test"))
+        assert Counted.packed == 1
+
+    run(main)
+
+
+def test_what_the_last_call_touched_is_sent_ahead(run):
+    async def main(environment):
+        head = Head(Store())
+        target = Process(bodies.is_here)
+        for number in range(3):
+            head.commit(Commit(head.version, (), [("set", ("stock", "key 1"), number)], "test"))
+            assert await result(environment, target, snapshot=head.snapshot) == (number > 0, number)
+
+    run(main)
+
+
+def test_parts_are_of_the_snapshot_that_the_call_began_with(run, tmp_path):
+    file = tmp_path / "go on"
+
+    async def main(environment):
+        head, host = Head(Store()), EngineStub()
+        target = Process(bodies.wait_between)
+        task = asyncio.ensure_future(
+            result(environment, target, str(file), snapshot=head.snapshot, host=host)
+        )  # fmt: skip
+        await until(lambda: host.reports)
+        head.commit(Commit(head.version, (), [("set", ("prices", "key 1"), 5), ("set", ("stock", "key 1"), 5)], "test"))
+        file.touch()
+        assert await task == (1, 1001)
+        assert await result(environment, target, str(file), snapshot=head.snapshot, host=host) == (5, 5)
+
+    run(main)
+
+
+def test_many_in_flight_that_touch_different_parts(run):
+    async def main(environment):
+        snapshots = [Head({f"field {n}": bodies.many(n + 100 * turn) for n in range(20)}).snapshot for turn in range(2)]
+        target = Process(bodies.key_of_field)
+        for turn in (0, 1, 0):
+            calls = [result(environment, target, n, snapshot=snapshots[turn]) for n in range(20)]
+            mixed = [result(environment, target, n, snapshot=snapshots[1 - turn]) for n in range(20)]
+            found = await asyncio.gather(*(each for pair in zip(calls, mixed, strict=True) for each in pair))
+            assert found[0::2] == [5 + n + 100 * turn for n in range(20)]
+            assert found[1::2] == [5 + n + 100 * (1 - turn) for n in range(20)]
+
+    run(main)
+
+
+def test_coroutines_and_threads_of_a_body_touch_them_too(run):
+    async def main(environment):
+        snapshot = Head(Store()).snapshot
+        assert await result(environment, Process(bodies.stock_of_async), "key 9", snapshot=snapshot) == 9
+        assert await result(environment, Process(bodies.in_threads), snapshot=snapshot) == [500, 500, 500]
+
+    run(main)
+
+
+def test_a_call_is_cancelled_while_it_fetches(run):
+    async def main(environment):
+        snapshot, host = Head({f"field {n}": bodies.many(n) for n in range(300)}).snapshot, EngineStub()
+        task = asyncio.ensure_future(
+            environment.run(make_call(Process(bodies.touch_all), snapshot=snapshot, host=host))
+        )
+        await until(lambda: host.reports)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await result(environment, Process(bodies.key_of_field), 3, snapshot=snapshot) == 8
+
+    run(main)
+
+
+def test_a_timeout_ends_a_call_whose_part_takes_too_long():
+    pids = []
+
+    class Slow:
+        def __reduce__(self):
+            wait_until(lambda: is_gone(pids[0]), "the end of the worker")
+            return complex, (1,)
+
+    async def main():
+        environment = WorkerEnvironment(1)
+        pids.append(await result(environment, Process(lambda ctx: os.getpid()), snapshot=None))
+        with pytest.raises(CallTimeout):
+            await environment.run(
+                make_call(Process(bodies.thing, timeout=0.1), snapshot=Head(Store(thing=Slow())).snapshot)
+            )
+        assert await result(environment, Process(bodies.one_key), snapshot=Head(Store()).snapshot) == (7, None)
+        await environment.stop(2.0)
+
+    asyncio.run(main())
+
+
+def test_an_array_crosses_as_memory_also_behind_a_call_that_has_it():
+    """The part that is asked for lies in a block that was lent with a call which the worker has not looked at yet."""
+
+    async def main():
+        environment = WorkerEnvironment(1)
+        array = np.full(1 << 18, 2.0)
+        array.setflags(write=False)
+        snapshot = Head(Store(thing=array)).snapshot
+        target = Process(bodies.total)
+        found = await asyncio.gather(
+            *(result(environment, target, array, snapshot=snapshot) for _ in range(20)),
+            *(result(environment, target, snapshot=snapshot) for _ in range(20)),
+        )
+        assert found == [4.0 * (1 << 18)] * 20 + [2.0 * (1 << 18)] * 20
+        await environment.stop(2.0)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", [kind.name for kind in KINDS])
+def test_conflicts_are_found_as_everywhere(kind):
+    target = process(bodies.count_up, environment=kind)
+    with Engine(Store(), workers=2) as engine:
+        engine.run(parallel(*[target] * 20))
+        assert engine.state.stock["key 0"] == 20
+
+
+def test_an_error_of_the_body_and_the_next_call(run):
+    async def main(environment):
+        snapshot = Head(Store()).snapshot
+        for _ in range(2):
+            with pytest.raises(KeyError, match="3"):
+                await result(environment, Process(bodies.fails), snapshot=snapshot)
+        assert await result(environment, Process(bodies.stock_of), "key 2", snapshot=snapshot) == 2
+
+    run(main)
+
+
+def test_small_values_go_with_the_domain():
+    assert all(map(is_small, [1, "a", None, [1, 2], {"a": [1, (2, 3)]}, set(), Store(0, "", {}, {}, [], set(), "")]))
+    assert not any(map(is_small, [bodies.many(), "x" * 1000, [[1] * 40], threading.Lock(), Store(), Counted()]))

@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from benchmarks.labelled import labelled
-from theus import Engine, each, process
+from theus import Engine, each, parallel, process
+from theus.environments.cpus import usable_cpus
 from theus.environments.meter import Meter, Ticker
 from theus.errors import NotTransferable
 from theus.nature import FIRST, RARELY, SAMPLE, Profile
@@ -103,6 +104,12 @@ async def lags(seconds: float) -> dict[str, float]:
         for number in ("first", "second"):
             found[f"{name}, {number} call"] = await worst_lag(lambda: engine.arun(target, seconds))  # noqa: B023
         await engine.aclose()
+    for place in ("worker", "interpreter") if sys.version_info >= (3, 14) else ("worker",):
+        with_workers = Engine(workers=usable_cpus())
+        everywhere = parallel(*[process(burn, environment=place).bind(seconds=seconds)] * usable_cpus())
+        await with_workers.arun(everywhere)  # they have started
+        found[f"a {place} on each core"] = await worst_lag(lambda: with_workers.arun(everywhere))  # noqa: B023
+        await with_workers.aclose()
     return found
 
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from theus.environments import wire
 from theus.environments.far_blocks import FarBlocks
 from theus.environments.far_book import FarBook
-from theus.environments.far_control import Control, ProcessControl, Stopped, end_group
+from theus.environments.far_control import Control, ProcessControl, Stopped, end_group, end_with
 from theus.environments.far_host import FarHost
 from theus.environments.far_parts import FarParts
 from theus.environments.faults import culprit, does_not_load, pack_error, text_of
@@ -51,10 +51,11 @@ _NOTHING: Any = ((), {}, None, None, ())
 _NO_MORE = (None, (), (), (), ())
 
 
-def main(wire_fd: int, control_fd: int, parent: int) -> None:
+def main(wire_fd: int, control_fd: int, lifeline: int, parent: int) -> None:
     """In a worker process: serve calls until the near side says END or is gone."""
     sock = socket.socket(fileno=wire_fd)
     line = wire.Line(sock, end_group)
+    end_with(lifeline)
     FarSide(sock, line, ProcessControl(socket.socket(fileno=control_fd), line, parent)).serve()
     # The socket stays open until the process is really gone: its end tells the near side just that.
     sock.detach()

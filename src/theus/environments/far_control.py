@@ -7,12 +7,15 @@ or out of a blocking system call, sees whether the call it is meant for still ru
 it, or cancels the task of an ``async def``. So ``local`` closes as usual. What does not end soon is killed by the near side.
 A worker that was interrupted ends: nobody knows what the call left half done in its modules.
 
-A worker whose near side is gone ends with all that it started: the control socket tells, and on Linux the system itself.
+A worker whose near side is gone ends with all that it started: the control socket tells, and on Linux the system itself kills
+its process group when the last other end of a pipe, the *lifeline*, is closed. (And the worker alone when its parent dies:
+a process that the program has forked holds that end, too.)
 How a sub-interpreter does it, without signals, is in ``far_interpreter.py``.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _LAST = 2**63
 _PR_SET_PDEATHSIG = 1
+_F_SETSIG = 10  # Linux; Python does not name it
 
 
 class Stopped(BaseException):
@@ -204,6 +208,15 @@ class ProcessControl(Control):
 def end_group() -> None:
     """The near side is gone: whatever runs here, and whatever it started, has nobody to work for."""
     os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def end_with(lifeline: int) -> None:
+    """Have the system kill this process and whatever it started when nobody holds the other end of this pipe (Linux)."""
+    os.set_inheritable(lifeline, False)
+    if sys.platform == "linux":
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(lifeline, _F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

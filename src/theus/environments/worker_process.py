@@ -19,7 +19,14 @@ class WorkerProcess:
     is_lost = False  #: what is killed ends
 
     def __init__(self, far: socket.socket, far_control: socket.socket) -> None:
-        self._process = _start(far, far_control)
+        lifeline, self._lifeline = os.pipe()  # its far end tells the worker that we are gone
+        try:
+            self._process = _start(far, far_control, lifeline)
+        except BaseException:
+            os.close(self._lifeline)
+            raise
+        finally:
+            os.close(lifeline)
         self.number = self._process.pid
         self.exit_fd = _exit_fd(self.number)
 
@@ -38,7 +45,15 @@ class WorkerProcess:
 
     def is_gone(self) -> bool:
         """Reap it if it has ended."""
-        return self._process.poll() is not None
+        if self._process.poll() is None:
+            return False
+        self._let_go()
+        return True
+
+    def _let_go(self) -> None:
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
 
     def memory(self) -> int:
         """What it has in memory, in bytes; known on Linux only."""
@@ -51,22 +66,23 @@ class WorkerProcess:
     def disown(self) -> None:
         """It is no child of ours."""
         self._process.returncode = 0
+        self._let_go()
 
     def end_in_words(self) -> str:
         """Its exit code, and what that means."""
         return exit_in_words(self._process.returncode)
 
 
-def _start(far: socket.socket, far_control: socket.socket) -> subprocess.Popen[bytes]:
+def _start(far: socket.socket, far_control: socket.socket, lifeline: int) -> subprocess.Popen[bytes]:
     # Nothing of the program is imported there, so a script without a __main__ guard does not run again.
     code = (
         f"import sys; sys.path[:] = {[str(path) for path in sys.path]!r}; from theus.environments.far import main; "
-        f"main({far.fileno()}, {far_control.fileno()}, {os.getpid()})"
+        f"main({far.fileno()}, {far_control.fileno()}, {lifeline}, {os.getpid()})"
     )
     return subprocess.Popen(  # noqa: S603 - the interpreter that runs here
         [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", code],  # type: ignore[attr-defined]
         stdin=subprocess.DEVNULL,
-        pass_fds=(far.fileno(), far_control.fileno()),
+        pass_fds=(far.fileno(), far_control.fileno(), lifeline),
         process_group=0,  # Ctrl-C on the terminal is for us; and what a worker starts can be killed with it
     )
 

@@ -6,15 +6,18 @@ import os
 import pickle
 import sys
 import weakref
+from array import array
 
 import big_bodies as bodies
 import pytest
+import view_bodies
 from big_bodies import Deadly, Holder, Raw
 from hypothesis import given, settings, strategies as st
 from worker_tools import call, nothing_left, until, workers
 
 from theus.environments import near_blocks, parcel
 from theus.environments.blocks import LEAST
+from theus.environments.interpreter import InterpreterEnvironment
 from theus.environments.parcel import OUT_OF_BAND
 from theus.environments.shared import share
 from theus.environments.worker import WorkerEnvironment
@@ -638,3 +641,36 @@ def test_without_descriptors_all_goes_through_the_socket(monkeypatch):
 
 def test_numpy_is_not_loaded_for_those_who_do_not_use_it():
     assert run(lambda environment: call(environment, bodies.loaded)) is False
+
+
+# --- views -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind", [WorkerEnvironment, *([InterpreterEnvironment] if sys.version_info >= (3, 14) else [])]
+)
+def test_a_view_crosses_as_memory_that_both_map(kind):
+    """Also into a sub-interpreter, where numpy does not load."""
+
+    async def main():
+        environment = kind(1)
+        try:
+            for memory in (b"ab" * LEAST, bytearray(b"ab" * LEAST)):
+                readonly = isinstance(memory, bytes)
+                found = await call(environment, view_bodies.look, memoryview(memory))
+                assert found == ("Mapped", readonly, "B", (2 * LEAST,), b"abab")
+            numbers = array("d", range(6))
+            rows = memoryview(numbers).cast("B").cast("d", (2, 3))
+            back = await call(environment, view_bodies.give, rows)
+            assert (back.format, back.shape, back.tolist()) == ("d", (2, 3), rows.tolist())
+            turned = np.arange(6.0).reshape(2, 3).T
+            assert (await call(environment, view_bodies.give, memoryview(turned))).tolist() == turned.tolist()
+            assert (await call(environment, view_bodies.give, memoryview(b""))).tobytes() == b""
+            result = await call(environment, view_bodies.give, memoryview(b"ab" * LEAST))
+            assert type(result.obj).__name__ == "Mapped"
+            assert result == b"ab" * LEAST
+            del result, back
+        finally:
+            await environment.stop(2.0)
+
+    asyncio.run(main())

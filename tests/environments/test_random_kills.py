@@ -164,14 +164,13 @@ def kill_program(folder: Path, rng: random.Random, *options: str) -> int:
     )  # fmt: skip
     assert program.stdout is not None
     lines = rng.choice([0, 1, 2, 3, 5, 20])
-    for _ in range(lines):
-        assert program.stdout.readline() == "answered\n"
+    heard = [program.stdout.readline() for _ in range(lines)]
     time.sleep(rng.uniform(0.0, 0.02 if lines else 0.5))  # any moment will do
     family = marked(mark)
     named = [place for pid in family for place in named_memory(pid)]
     program.kill()
-    program.communicate()
-    assert program.returncode == -signal.SIGKILL
+    _, err = program.communicate()
+    assert (heard, program.returncode) == (["answered\n"] * lines, -signal.SIGKILL), err
     wait_until(lambda: not marked(mark), "the end of all processes")
     assert named == []
     assert list(folder.iterdir()) == []

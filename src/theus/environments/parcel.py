@@ -131,6 +131,9 @@ class Packer(pickle.Pickler):
             return MethodType, (value.__func__, value.__self__)
         if type(value).__name__ == "ndarray":
             return self._array(value)
+        if type(value) is memoryview:
+            memory = value if value.c_contiguous else value.tobytes()
+            return view, (pickle.PickleBuffer(memory), value.format, value.shape)
         return NotImplemented
 
     def _array(self, value: Any) -> Any:
@@ -269,6 +272,12 @@ def assign(module: str, name: str, value: Any) -> Any:
 def code(arguments: tuple[Any, ...], filename: str) -> CodeType:
     """Code as it was, its file included."""
     return CodeType(*arguments).replace(co_filename=filename)
+
+
+def view(memory: Any, form: str, shape: tuple[int, ...]) -> memoryview:
+    """A memoryview of what crossed; one that cannot be written to stays so."""
+    raw = memoryview(memory).cast("B")
+    return raw.cast(form, shape) if raw.nbytes else raw  # type: ignore[call-overload,no-any-return]
 
 
 def blank(kind: type[Process[Any, Any]]) -> Process[Any, Any]:

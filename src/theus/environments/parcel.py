@@ -277,7 +277,7 @@ def code(arguments: tuple[Any, ...], filename: str) -> CodeType:
 def view(memory: Any, form: str, shape: tuple[int, ...]) -> memoryview:
     """A memoryview of what crossed; one that cannot be written to stays so."""
     raw = memoryview(memory).cast("B")
-    return raw.cast(form, shape) if raw.nbytes else raw  # type: ignore[call-overload,no-any-return]
+    return raw.cast(form, shape) if raw.nbytes else raw  # type: ignore[call-overload]
 
 
 def blank(kind: type[Process[Any, Any]]) -> Process[Any, Any]:

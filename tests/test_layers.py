@@ -55,6 +55,8 @@ FAR = {"theus.environments"} | {
         "far_book",
         "far_control",
         "far_host",
+        "far_parts",
+        "parts",
         "far_interpreter",
         "faults",
         "parcel",

@@ -159,6 +159,8 @@ class Waits:
                 run.waiting = set()
             run.waiting.add(cancel)
             waiting = run.waiting
+        if run.done():  # its end did not see this wait
+            cancel()
         try:
             return answer.result()
         except KeyboardInterrupt:

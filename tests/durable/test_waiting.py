@@ -450,6 +450,31 @@ def test_a_branch_that_waits_ends_with_the_run_if_another_fails(store):
         assert ended.wait(30)
 
 
+def test_a_wait_that_begins_after_the_end_of_its_run_ends_at_once(store):
+    begun, over, ended = threading.Event(), threading.Event(), threading.Event()
+
+    @process(nature="io")
+    def wait(ctx):
+        begun.set()
+        assert over.wait(30)
+        try:
+            ctx.wait_for("never")
+        finally:
+            ended.set()
+
+    @process
+    async def fail(ctx):
+        while not begun.is_set():
+            await asyncio.sleep(0)
+        raise Trouble
+
+    with Engine(store=store) as shop:
+        with pytest.raises(Trouble):
+            shop.run(parallel(wait, fail), run_id="r")
+        over.set()
+        assert ended.wait(30)
+
+
 def test_where_nobody_can_wait(store):
     @process(nature="state")
     def in_commit(ctx):

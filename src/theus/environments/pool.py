@@ -33,6 +33,7 @@ import functools
 import logging
 import marshal
 import os
+import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -43,7 +44,7 @@ from typing import TYPE_CHECKING
 from theus.environments import wire
 from theus.environments.keeper import AT_EXIT, PATIENCE, Keeper
 from theus.environments.losses import Kind, broken, closed, not_started
-from theus.environments.mailbox import CombiningLock, Mailbox, Post, do_all
+from theus.environments.mailbox import CombiningLock, Mailbox, Post, do_all, guarded
 from theus.environments.near_blocks import Blocks
 from theus.environments.owners import Owners
 from theus.environments.parcel import FAULTS, Parcel
@@ -378,7 +379,10 @@ class Pool:
         elif kind == wire.LOG:
             self.post.log(worker.calls[0] if worker.calls and frame.seq else None, worker.parcel(frame))
         elif kind == wire.FETCH:
-            self.post.do_loose(self._fetch, worker, frame.seq, *marshal.loads(frame.parts[0]))  # noqa: S302 - ours
+            # In a thread of its own: it may be big and call a user's code, and whoever reads here keeps the deadlines.
+            asked = (worker, frame.seq, *marshal.loads(frame.parts[0]))  # noqa: S302 - ours
+            thread = threading.Thread(target=guarded, args=(self._fetch, *asked), name="theus-parts", daemon=True)
+            self.post.do_loose(thread.start)
         elif kind == wire.STARTED:
             job = worker.calls[0]
             if job.timeout is not None and not job.reason:
@@ -396,7 +400,7 @@ class Pool:
             raise ValueError(f"a message of kind {kind}")
 
     def _fetch(self, worker: Peer, seq: int, name: str, number: int) -> None:
-        """A body waits for a part of its domain. Without the lock: it may be big, and packing it calls a user's code."""
+        """A body waits for a part of its domain."""
         with self.lock:
             job = worker.calls[0] if worker.calls and worker.calls[0].seq == seq else None
         packed = None

@@ -185,11 +185,18 @@ class _Watch:
         seconds = now - self._since
         if suspect is self._told or (seconds - (self._delay.seconds() - self._waited) < BOUND and not blind):
             return None
-        if not elsewhere and self._delay.is_waiting() and self._delay.cpu() - self._computed < BOUND / 2:
-            return None  # it is ready to go on, and waits for a processor
+        if not elsewhere and self._is_idle(blind=blind):
+            return None
         self._told = suspect
         stack = "".join(traceback.format_stack(shown, 6))
         return Stall(call, shown.f_code, shown.f_lineno, seconds, elsewhere, stack)
+
+    def _is_idle(self, *, blind: bool) -> bool:
+        """Whether the loop's thread is ready to go on and only waits: for a processor, or for a lock that others hold."""
+        computed = self._delay.cpu()
+        if not computed or computed - self._computed >= BOUND / 2:  # not known, or it did something
+            return False
+        return blind or self._delay.is_waiting()
 
     def close(self) -> None:
         """Let go of what belongs to the thread."""

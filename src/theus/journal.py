@@ -175,7 +175,7 @@ class Journal:
             if result is None:
                 return b"", Refused(known)  # the run was forgotten just now
             self.final = result.value
-            await self._let_go(known)
+            await self._let_go(known, await self._passing())
             return b"", None
         owner = _of(self.run.id, await self._look("owner", self.run.id))
         if owner is None or owner.value is None:
@@ -197,23 +197,25 @@ class Journal:
 
     async def finish(self, result: bytes) -> None:
         """Record what the run gave, and let go of what it needed until then."""
-        passing = [record for kind in PASSING for record in await self._look(kind, f"{self.run.id}/")]
+        passing = await self._passing()
         calls: Counter[str] = Counter()
         for record in passing:
             if record.kind == "step" and "process" in (fields := unpack(record.value or b"")[0]):
                 calls[fields["process"]] += 1
         entry = replace(self._entry, status="done", ended=self._engine.clock.time(), error=None, calls=calls)
         done = entry.record()
-        gone = [Record(record.kind, record.key, None) for record in passing[:_BATCH]]
+        gone = _gone(passing[:_BATCH])
         self.made((), await self._commit([done, Record("result", self.run.id, result), *gone], self.expected))
-        if len(passing) > len(gone):
-            await self._let_go(done)
+        await self._let_go(done, passing[_BATCH:])
 
-    async def _let_go(self, done: Record) -> None:
+    async def _passing(self) -> list[Record]:
+        """What the run needs until it is done."""
+        return [record for kind in PASSING for record in await self._look(kind, f"{self.run.id}/")]
+
+    async def _let_go(self, done: Record, passing: Sequence[Record]) -> None:
         """Let go of what a finished run still has, as long as nobody forgets it and begins it anew."""
-        found = [record for kind in PASSING for record in await self._look(kind, f"{self.run.id}/")]
-        for begin in range(0, len(found), _BATCH):
-            gone = [Record(record.kind, record.key, None) for record in found[begin : begin + _BATCH]]
+        for begin in range(0, len(passing), _BATCH):
+            gone = _gone(passing[begin : begin + _BATCH])
             if isinstance(await self._commit(gone, [done]), Refused):
                 return
 
@@ -450,8 +452,13 @@ class Journal:
 
 def entry_of(store: Store, run_id: str) -> Entry | None:
     """What is kept of a run as a whole."""
-    known = _of(run_id, store.records("run", run_id))
+    known = record_of(store, "run", run_id)
     return None if known is None else Entry.read(known)
+
+
+def record_of(store: Store, kind: str, run_id: str) -> Record | None:
+    """The record of a kind that a run has one of."""
+    return _of(run_id, store.records(kind, run_id))
 
 
 def arguments_of(engine: Engine[Any], run_id: str, target: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -470,12 +477,11 @@ def forget(store: Store, run_id: str) -> None:
     Raises:
         DefinitionError: there is no such run, or somebody took it over or ended it just now.
     """
-    known, owner = (_of(run_id, store.records(kind, run_id)) for kind in ("run", "owner"))
+    known, owner, result = (record_of(store, kind, run_id) for kind in ("run", "owner", "result"))
     if known is None or owner is None:  # they come and go together
         raise DefinitionError(f"there is no run {run_id!r}; `theus runs` lists those that are recorded.")
     found = [record for kind in PASSING for record in store.records(kind, f"{run_id}/")]
-    found += [record for record in store.records("result", run_id) if record.key == run_id]
-    gone = [Record(record.kind, record.key, None) for record in (known, owner, *found)]
+    gone = _gone([known, owner, *found, *([] if result is None else [result])])
     answer = drive(store.commit(Commit(0, (), (), NAME, records=gone, expected=[known, owner]), blocking=True))
     if isinstance(answer, Refused):
         raise DefinitionError(f"run {run_id!r} was taken over or ended just now; it was left as it is. Try again.")
@@ -533,6 +539,11 @@ def _exchanged(value: Any, kind: type, make: Callable[[Any], Any]) -> Any:
     if type(value) in (list, tuple):
         return type(value)(_exchanged(item, kind, make) for item in value)
     return value
+
+
+def _gone(records: Iterable[Record]) -> list[Record]:
+    """What removes them."""
+    return [Record(record.kind, record.key, None) for record in records]
 
 
 def _of(run_id: str, records: Iterable[Record]) -> Record | None:

@@ -428,6 +428,19 @@ def test_a_cancelled_run_waits_no_longer(store, way):
         assert ended.wait(30)
 
 
+def run_beside_a_failure(shop, wait, is_due):
+    """Run a process in a branch whose neighbour fails once it is due."""
+
+    @process
+    async def fail(ctx):
+        while not is_due():
+            await asyncio.sleep(0)
+        raise Trouble
+
+    with pytest.raises(Trouble):
+        shop.run(parallel(wait, fail), run_id="r")
+
+
 def test_a_branch_that_waits_ends_with_the_run_if_another_fails(store):
     ended = threading.Event()
 
@@ -438,15 +451,8 @@ def test_a_branch_that_waits_ends_with_the_run_if_another_fails(store):
         finally:
             ended.set()
 
-    @process
-    async def fail(ctx):
-        while not shop.waits._waiting:
-            await asyncio.sleep(0)
-        raise Trouble
-
     with Engine(store=store) as shop:
-        with pytest.raises(Trouble):
-            shop.run(parallel(wait, fail), run_id="r")
+        run_beside_a_failure(shop, wait, lambda: shop.waits._waiting)
         assert ended.wait(30)
 
 
@@ -462,15 +468,8 @@ def test_a_wait_that_begins_after_the_end_of_its_run_ends_at_once(store):
         finally:
             ended.set()
 
-    @process
-    async def fail(ctx):
-        while not begun.is_set():
-            await asyncio.sleep(0)
-        raise Trouble
-
     with Engine(store=store) as shop:
-        with pytest.raises(Trouble):
-            shop.run(parallel(wait, fail), run_id="r")
+        run_beside_a_failure(shop, wait, begun.is_set)
         over.set()
         assert ended.wait(30)
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from theus import DefinitionError, Engine
 from theus.cli.stores import guarded, open_blind
-from theus.journal import Entry, entry_of, forget
+from theus.journal import Entry, entry_of, forget, record_of
 from theus.protocols import Record, Store
 from theus.records import unpack
 
@@ -95,6 +95,7 @@ def _show(store: Store, run_id: str) -> None:
     entry = entry_of(store, run_id)
     if entry is None:
         raise DefinitionError(f"there is no run {run_id!r}.")
+    result = record_of(store, "result", run_id)
     head = Table.grid(padding=(0, 2, 0, 0))
     given = ", ".join(
         _short(part) if name is None else f"{name}={_short(part)}"
@@ -108,7 +109,7 @@ def _show(store: Store, run_id: str) -> None:
         "began": _moment(entry.started),
         "ended": _moment(entry.ended),
         "error": entry.error,
-        "gave": next((_short(r.value or b"") for r in store.records("result", run_id) if r.key == run_id), None),
+        "gave": None if result is None else _short(result.value or b""),
     }
     for name, value in rows.items():
         if value:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from theus.environments.parcel import Parcel
-from theus.environments.parts import Part, can_split
+from theus.environments.parts import Part, can_split, entries_of
 from theus.errors import NotTransferable
 from theus.state.absent import Absent
-from theus.state.values import parts_of, set_part
+from theus.state.values import set_entry
 
 if TYPE_CHECKING:
     from theus.state.snapshot import Snapshot
@@ -56,8 +56,8 @@ class FarParts:
         """Put into the place of each part the value that is here, or what gets it."""
         root = snapshot.root
         if can_split(root):
-            fields = dict(root) if type(root) is dict else parts_of(root)
-            for name, part in fields.items():
+            fields = entries_of(root)
+            for name, part in list(fields.items()):
                 if type(part) is Part:
                     self._put(root, name, part.number)
             for name in self._held.keys() - fields.keys():
@@ -70,10 +70,7 @@ class FarParts:
             value = held[1].value
         else:
             value = Absent(functools.partial(self.get, name, number))
-        if type(root) is dict:
-            root[name] = value
-        else:
-            set_part(root, name, value)
+        set_entry(root, name, value)
 
 
 class _Opened:

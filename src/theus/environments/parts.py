@@ -91,7 +91,7 @@ class Parts:
                 rest = map_object(root, cut)
             else:
                 rest = {name: cut(name, value) for name, value in root.items()}
-            for name in self._fields.keys() - names_of(root):
+            for name in self._fields.keys() - entries_of(root).keys():
                 self._fields.pop(name, None)
             found = self._splits.setdefault(snapshot, Split(Snapshot(snapshot.version, rest), numbers))
         return found if found.numbers else None
@@ -100,7 +100,7 @@ class Parts:
         """A field of a domain, packed. Raises what packing it raises."""
         field = self._fields.get(name)
         if field is None or field.number != number:  # of an older domain
-            return self._pack(part_of(root, name))
+            return self._pack(entries_of(root)[name])
         if field.packed is None:
             field.packed = self._pack(field.value)
         return field.packed
@@ -119,14 +119,9 @@ def can_split(root: Any) -> bool:
     return kind_of(type(root)) == OBJECT and not is_model(type(root))
 
 
-def names_of(root: Any) -> set[str]:
-    """The fields of a domain."""
-    return set(root if type(root) is dict else parts_of(root))
-
-
-def part_of(root: Any, name: str) -> Any:
-    """A field of a domain."""
-    return root[name] if type(root) is dict else getattr(root, name)
+def entries_of(root: Any) -> dict[str, Any]:
+    """The fields of a domain, by name. Of a dict it is that dict."""
+    return root if type(root) is dict else parts_of(root)
 
 
 def touched(reads: Reads, ops: Ops, numbers: Mapping[str, int]) -> list[str]:

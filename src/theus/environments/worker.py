@@ -36,7 +36,7 @@ from theus.environments.faults import culprit, open_error, text_of
 from theus.environments.job import SHORT, Job, Packed
 from theus.environments.losses import Kind
 from theus.environments.parcel import FAULTS, PROTOCOL, SIMPLE, Parcel, is_simple
-from theus.environments.parts import Parts, part_of, touched
+from theus.environments.parts import Parts, entries_of, touched
 from theus.environments.peer import Limits
 from theus.environments.pool import Pool
 from theus.environments.surroundings import Levels, LevelWatch, Variables, handle, levels
@@ -271,7 +271,7 @@ class WorkerEnvironment:
             try:
                 return self._parts.pack(snapshot.root, field, numbers[field])
             except FAULTS as error:
-                value = part_of(snapshot.root, field)
+                value = entries_of(snapshot.root)[field]
                 raise self._refuse(job.name, culprit(value, f"the domain.{field}", self._try), error) from error
 
         job.parts, job.part = numbers, part

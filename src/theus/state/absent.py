@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from theus.state.node import MAKERS
-from theus.state.values import Face, plain, register, set_part
+from theus.state.values import Face, plain, register, set_entry
 
 if TYPE_CHECKING:
     from theus.state.access import Grant
@@ -42,11 +42,7 @@ def _itself(value: Any) -> Any:
 def _make(tx: Transaction, parent: Node, key: Any, grant: Grant | None, absent: Absent) -> Any:
     """The value takes its place in the base, and the draft is one of that."""
     value = absent._theus_rest()
-    base = parent._base
-    if type(base) is dict:
-        base[key] = value
-    else:
-        set_part(base, key, value)
+    set_entry(parent._base, key, value)
     return parent._wrap(key, value)
 
 

@@ -206,6 +206,14 @@ def set_part(value: Any, name: str, part: Any) -> None:
     setter_of(type(value))(value, name, part)
 
 
+def set_entry(value: Any, key: Any, entry: Any) -> None:
+    """Set an entry of a dict, or an attribute of an object, at rest."""
+    if type(value) is dict:
+        value[key] = entry
+    else:
+        set_part(value, key, entry)
+
+
 def drop_part(value: Any, name: str) -> None:
     """Delete an attribute of an object at rest."""
     private = getattr(value, "__pydantic_private__", None)

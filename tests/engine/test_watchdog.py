@@ -19,7 +19,7 @@ from theus.events import Stalled
 from theus.placement import bound_to_loop, cannot_change_loop
 from theus.resources import Resources
 from theus.testing import FakeClock
-from theus.watchdog import Stall, Watchdog
+from theus.watchdog import Stall, Watchdog, _Watch
 
 # rloop leaves the sockets with which it wakes itself to the garbage collector.
 RLOOP = pytest.param(
@@ -356,3 +356,29 @@ def test_an_engine_that_nobody_holds_is_not_kept_by_its_watchdog(told):
     del engine
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a thread computed")
+@pytest.mark.parametrize(("seconds", "is_told"), [(0.0, False), (0.1, True)], ids=["it waited", "it computed"])
+def test_who_did_nothing_is_not_to_blame_for_a_lock_that_could_not_be_had(seconds, is_told):
+    watches, ready, over = [], threading.Event(), threading.Event()
+
+    async def main():
+        watch = _Watch(asyncio.get_running_loop())
+        watch.runs = 1
+        watch.ask()
+        watches.append(watch)
+        end = time.thread_time() + seconds
+        while time.thread_time() < end:
+            pass
+        ready.set()
+        over.wait(60)
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),))
+    thread.start()
+    assert ready.wait(60)
+    stall = watches[0].look(time.perf_counter(), sys._current_frames(), blind=True)
+    over.set()
+    thread.join()
+    watches[0].close()
+    assert (stall is not None) is is_told

@@ -127,6 +127,7 @@ def test_another_machine_or_python_is_not_believed(tmp_path: Path, monkeypatch: 
     learn(str(tmp_path / "shop.db"), {process(busy): "worker"})
     monkeypatch.setattr("theus.learned._machine", lambda: "another")
     assert first_calls(str(tmp_path / "shop.db"), process(busy)) == ["thread"]
+    learn(str(tmp_path / "shop.db"), {process(busy): "worker"})
     assert len(kept_in(str(tmp_path / "shop.db"))) == 2  # each has its own
 
 

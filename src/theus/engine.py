@@ -49,7 +49,6 @@ from theus.records import Values
 from theus.resources import Resources
 from theus.run import EventStream, Run, Stream, spawn_here
 from theus.schedule import NOTHING, Position, walk
-from theus.scope import forget_frames
 from theus.state.history import Change, Difference, Growth, readable, restoring
 from theus.state.snapshot import Snapshot, readonly
 from theus.state.values import detach
@@ -57,6 +56,7 @@ from theus.stores import open_store
 from theus.stores.memory import MemoryStore
 from theus.tickets import Tickets
 from theus.topics import Topics
+from theus.tracebacks import begin_at_body, forget_frames
 from theus.transaction_block import TransactionBlock
 from theus.waits import Waits
 from theus.watchdog import Stall, Watchdog
@@ -478,6 +478,7 @@ class Engine(Generic[D]):
             if self._closed:
                 with self._ended:
                     self._ended.notify_all()
+        begin_at_body(error)
         try:
             raise error
         finally:

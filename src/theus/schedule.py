@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from theus.errors import LimitExceeded
 from theus.processes import Process
-from theus.scope import forget_frames
+from theus.tracebacks import forget_frames
 from theus.workflow import Branch, Each, Flow, Parallel, Repeat, Step
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ Closing swaps the object's class, so that the check "is it still open?" costs no
 
 from __future__ import annotations
 
-import traceback
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -111,16 +110,3 @@ def _end(local: Local) -> None:
     local._stack = None
     local.__dict__.clear()
     local.__class__ = _EndedLocal
-
-
-def forget_frames(error: BaseException) -> None:
-    """Let go of what the frames of a stored traceback see, so that a kept error keeps no big variables alive."""
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        error_here = waiting.pop()
-        if error_here is None or id(error_here) in seen:
-            continue
-        seen.add(id(error_here))
-        traceback.clear_frames(error_here.__traceback__)
-        waiting += [error_here.__cause__, error_here.__context__]

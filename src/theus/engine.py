@@ -231,21 +231,27 @@ class Engine(Generic[D]):
             Overloaded: ``max_pending`` runs are in hand.
         """
         run, start = self._prepare(target, args, kwargs, run_id, blocking=True, progress=progress)
+        if asyncio._get_running_loop() is not None:
+            self._check_loop(run)
         try:
             return drive(self._execute(run, start)) if run.blocking and not self.debug else self._wait(run, start)
         except Exiting as carried:
             raise carried.error from None
 
-    def _wait(self, run: Run[Any], start: _Start) -> Any:
-        if self._portal.is_here():
+    def _check_loop(self, run: Run[Any]) -> None:
+        """A blocking call on a loop that runs here: refused where it would wait for itself."""
+        if self._portal.is_here() and (self.debug or not run.blocking):
             self._active.discard(run)
             raise DefinitionError(
                 "engine.run(...) was called on the engine's own event loop, where waiting would stop every run; "
                 "write: await engine.arun(...)."
             )
-        if asyncio._get_running_loop() is not None:
+        caller = running_attempt()
+        if caller is None or caller.call.process.is_async:  # a def is on a loop only if it was seen to be short
             warn_about_loop()
-        elif self.debug:
+
+    def _wait(self, run: Run[Any], start: _Start) -> Any:
+        if self.debug and asyncio._get_running_loop() is None:
             return asyncio.run(self._execute(run, start))
         answer, cancel = self._portal.spawn(self._execute(run, start))
         try:

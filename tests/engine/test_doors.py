@@ -98,13 +98,24 @@ class TestSameFromEverywhere:
             self.check(engine, engine.run(target, sku="tea"))
 
 
-def test_a_blocking_call_on_a_loop_warns_with_the_callers_line(engine):
+@pytest.mark.parametrize("step", [place, place_later])
+def test_a_blocking_call_on_a_loop_warns_with_the_callers_line(engine, step):
     async def main() -> None:
-        engine.run(place_later, sku="tea")
+        engine.run(step, sku="tea")
 
     with pytest.warns(RuntimeWarning, match="await engine.arun") as caught:
         asyncio.run(main())
     assert caught[0].filename == __file__
+
+
+def test_a_def_that_the_engine_put_on_the_loop_is_not_blamed_for_its_blocking_call(engine):
+    @process(environment="inline")
+    def nested(ctx):
+        return engine.run(place, sku="tea")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert asyncio.run(engine.arun(nested)) == engine.state.stock["tea"]
 
 
 def test_a_blocking_call_on_the_engines_own_loop_is_refused(engine):

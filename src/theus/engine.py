@@ -247,7 +247,8 @@ class Engine(Generic[D]):
                 "write: await engine.arun(...)."
             )
         caller = running_attempt()
-        if caller is None or caller.call is None or caller.call.process.is_async:  # a def is on a loop only if it was seen to be short
+        # A def is on a loop only if it was seen to be short, so it is not to blame.
+        if caller is None or caller.call is None or caller.call.process.is_async:
             warn_about_loop()
 
     def _wait(self, run: Run[Any], start: _Start) -> Any:

@@ -195,12 +195,22 @@ def test_a_definition_that_is_wrong_shows_its_line(theus_command: Theus, folder:
     assert "theus: flow: step 2 is None" in done.stderr
 
 
-def test_a_module_that_fails_to_load_shows_why(theus_command: Theus, folder: Path) -> None:
+@pytest.mark.parametrize("command", ["run", "graph", "explain"])
+def test_a_module_that_fails_to_load_shows_why(theus_command: Theus, folder: Path, command: str) -> None:
     (folder / "broken.py").write_text("import nothing_of_this_name\n")
-    done = theus_command("run", "broken:work")
+    done = theus_command(command, "broken:work")
     assert done.returncode == 2
     assert "No module named 'nothing_of_this_name'" in done.stderr
     assert "broken.py" in done.stderr
+    assert "theus/cli/" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "graph", "explain"])
+def test_a_definition_that_is_wrong_is_shown_with_its_line(theus_command: Theus, folder: Path, command: str) -> None:
+    (folder / "broken.py").write_text("from theus import flow\n\nwork = flow(len, None)\n")
+    done = theus_command(command, "broken:work")
+    assert done.returncode == 2
+    assert "broken.py:3: work = flow(len, None)" in done.stderr
 
 
 def test_a_module_of_a_package_by_its_file(theus_command: Theus, folder: Path) -> None:

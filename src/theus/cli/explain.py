@@ -8,7 +8,7 @@ from rich.console import Console
 
 from theus import DefinitionError
 from theus.cli.arguments import read_arguments
-from theus.cli.codes import FAILED, OK
+from theus.cli.codes import FAILED, OK, WRONG
 from theus.cli.failure import show_failure
 from theus.cli.run import wrong
 from theus.cli.tables import FiguresTable, PlacesTable
@@ -34,6 +34,9 @@ def explain(options: argparse.Namespace) -> int:
             rows = engine.explain(target.value).rows
     except DefinitionError as error:
         return wrong(errors, error)
+    except Exception as error:  # the user's module failed while it was imported
+        show_failure(errors, error, whole=False)
+        return WRONG
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 200  # a log or a pipe has no width: no reason is cut

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from pathlib import Path
 
 from theus import DefinitionError
 from theus.cli.codes import OK, WRONG
-from theus.cli.target import find
+from theus.cli.frames import place_of, shorten
+from theus.cli.target import UsageError, find
 from theus.workflow import Workflow, as_step, flow
 
 
@@ -18,7 +20,13 @@ def graph(options: argparse.Namespace) -> int:
         target = find(options.target)
         step = as_step(target.value)
     except DefinitionError as error:
-        print(f"theus: {error}", file=sys.stderr)
+        place = "" if isinstance(error, UsageError) else place_of(error)
+        print(*filter(None, (place, f"theus: {error}")), sep="\n", file=sys.stderr)
+        return WRONG
+    except Exception as error:  # the user's module failed while it was imported
+        told = traceback.TracebackException.from_exception(error)
+        shorten(told, set())
+        print(*told.format(), sep="", end="", file=sys.stderr)
         return WRONG
     workflow = step if isinstance(step, Workflow) else flow(step)
     if options.svg is None and options.mermaid is None:

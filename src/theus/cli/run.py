@@ -12,6 +12,7 @@ from theus import DefinitionError, Engine
 from theus.cli.arguments import read_arguments
 from theus.cli.codes import FAILED, OK, WRONG
 from theus.cli.failure import show_failure
+from theus.cli.frames import place_of
 from theus.cli.output import show_json, show_result
 from theus.cli.tables import PlacesTable
 from theus.cli.target import Target, UsageError, find, store_of
@@ -83,23 +84,12 @@ def _carry_out(
 def wrong(console: Console, error: DefinitionError) -> int:
     """Say what cannot work; where it is in the user's code, if it was found while that was imported."""
     if error.__traceback__ is not None and not isinstance(error, UsageError):
-        place = _place(error)
+        place = place_of(error)
         if place:
             console.print(f"[dim]{place}[/]", soft_wrap=True)
     console.print("[bold red]theus:[/] ", end="")
     console.print(str(error), markup=False, soft_wrap=True)
     return WRONG
-
-
-def _place(error: BaseException) -> str:
-    """The innermost line that is the user's."""
-    import traceback
-
-    from theus.cli.failure import HIDDEN
-
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*HIDDEN, "<"))]
-    frames = [f for f in frames if "importlib" not in f.filename]
-    return f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
 
 
 def _table(console: Console, engine: Engine[object], options: argparse.Namespace) -> None:

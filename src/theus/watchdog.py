@@ -2,7 +2,8 @@
 
 A thread asks each loop that has runs in hand for a sign of life, forty times a second. As long as there is none it looks
 at the stack of the loop's thread each time. Who is seen there for 50 ms is told of. What the system let the thread wait
-for a processor is not counted, where the system tells that. While C code holds the interpreter's lock the watchdog is
+for a processor is not counted, where the system tells that, nor what the garbage collector took: it comes to whoever makes
+the next object. While C code holds the interpreter's lock the watchdog is
 blind; its first look afterwards may show who just gave the lock back.
 
 Making a resource is excused: it happens once, whoever asks for it first. (An HTTP client reads certificates in C code,
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import sys
 import threading
 import traceback
@@ -51,12 +53,33 @@ class Stall(NamedTuple):
     stack: str
 
 
+class Collections:
+    """The garbage collector's time, which nobody in particular is to blame for: tens of milliseconds in a big program."""
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._began: float | None = None  #: the one under way
+
+    def __call__(self, phase: str, info: dict[str, int]) -> None:
+        """As one of ``gc.callbacks``."""
+        if phase == "start":
+            self._began = perf_counter()
+        else:
+            self._before, self._began = self.seconds(), None
+
+    def seconds(self) -> float:
+        """All so far. A thread that waits for the lock gets it before the end of a collection is noted."""
+        began = self._began
+        return self._before if began is None else self._before + perf_counter() - began
+
+
 class Watchdog:
     """Watches the loops of one engine. ``report`` is called with each stall, once, in the watchdog's thread."""
 
     def __init__(self, report: Callable[[Stall], None], resources: Resources) -> None:
         self._report = report
         self._resources = resources
+        self._collections = Collections()
         self._lock = threading.Lock()
         self._wanted = threading.Event()
         self._watched: dict[asyncio.AbstractEventLoop, _Watch] = {}
@@ -68,7 +91,7 @@ class Watchdog:
         with self._lock:
             watch = self._watched.get(loop)
             if watch is None:
-                watch = self._watched[loop] = _Watch(loop)
+                watch = self._watched[loop] = _Watch(loop, self._collections)
             watch.runs += 1
             if self._thread is None and not self._ended.is_set():
                 self._thread = threading.Thread(target=self._guard, name="theus-watchdog", daemon=True)
@@ -89,17 +112,19 @@ class Watchdog:
 
     def _guard(self) -> None:
         own = RunDelay(threading.get_native_id())
+        gc.callbacks.append(self._collections)
         try:
             while self._rest():
                 for watch in list(self._watched.values()):
                     if watch.runs and watch.answered:
                         watch.ask()
-                before, waited = perf_counter(), own.seconds()
+                before, lost = perf_counter(), own.seconds() + self._collections.seconds()
                 self._ended.wait(BEAT)
                 now = perf_counter()
                 frames = sys._current_frames()  # first of all: who held the lock gave it back just now
                 excused = self._resources.made_at
-                blind = excused < before and now - before - BEAT - (own.seconds() - waited) > BOUND
+                lost = own.seconds() + self._collections.seconds() - lost
+                blind = excused < before and now - before - BEAT - lost > BOUND
                 for watch in list(self._watched.values()):
                     if watch.asked < excused:
                         watch.excuse(min(now, excused))
@@ -109,6 +134,7 @@ class Watchdog:
                         self._report(stall)
                 del frames
         finally:
+            gc.callbacks.remove(self._collections)
             own.close()
 
     def _rest(self) -> bool:
@@ -132,14 +158,15 @@ class Watchdog:
 class _Watch:
     """One loop. Made in its thread."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, collections: Collections) -> None:
         self.loop = loop
+        self._collections = collections
         self.runs = 0
         self.answered = True
         self.thread = threading.get_ident()
         self._delay = RunDelay(threading.get_native_id())
         self.asked = 0.0
-        self._waited = 0.0
+        self._lost = 0.0
         self._computed = 0.0
         self._suspect: object = None  #: who was seen at the last look
         self._since = 0.0  #: since when
@@ -147,7 +174,7 @@ class _Watch:
 
     def ask(self) -> None:
         """Ask for a sign of life."""
-        self._waited, self._computed = self._delay.seconds(), self._delay.cpu()
+        self._lost, self._computed = self._loses(), self._delay.cpu()
         self.asked = perf_counter()
         self.answered, self._suspect, self._told = False, None, None
         try:
@@ -160,7 +187,7 @@ class _Watch:
 
     def excuse(self, until: float) -> None:
         """What was so far does not count."""
-        self._waited, self._computed = self._delay.seconds(), self._delay.cpu()
+        self._lost, self._computed = self._loses(), self._delay.cpu()
         self.asked, self._suspect = until, None
 
     def look(self, now: float, frames: Frames, *, blind: bool) -> Stall | None:
@@ -183,13 +210,17 @@ class _Watch:
             self._since = max(self.asked, now - BEAT) if self._suspect is None else now
             self._suspect = suspect
         seconds = now - self._since
-        if suspect is self._told or (seconds - (self._delay.seconds() - self._waited) < BOUND and not blind):
+        if suspect is self._told or (seconds - (self._loses() - self._lost) < BOUND and not blind):
             return None
         if not elsewhere and self._is_idle(blind=blind):
             return None
         self._told = suspect
         stack = "".join(traceback.format_stack(shown, 6))
         return Stall(call, shown.f_code, shown.f_lineno, seconds, elsewhere, stack)
+
+    def _loses(self) -> float:
+        """Seconds so far that the thread could not use: without a processor, or while garbage was collected."""
+        return self._delay.seconds() + self._collections.seconds()
 
     def _is_idle(self, *, blind: bool) -> bool:
         """Whether the loop's thread is ready to go on and only waits: for a processor, or for a lock that others hold."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import re
 import sys
 import threading
@@ -19,7 +20,7 @@ from theus.events import Stalled
 from theus.placement import bound_to_loop, cannot_change_loop
 from theus.resources import Resources
 from theus.testing import FakeClock
-from theus.watchdog import Stall, Watchdog, _Watch
+from theus.watchdog import Collections, Stall, Watchdog, _Watch
 
 # rloop leaves the sockets with which it wakes itself to the garbage collector.
 RLOOP = pytest.param(
@@ -274,35 +275,50 @@ async def asks_for_a_slow_client(ctx, told, *rest):
     told.wait(60)
 
 
-def test_making_a_resource_is_excused_and_what_comes_after_it_is_not(told, stalls):
+@pytest.fixture
+def looks(monkeypatch):
+    """How often a watchdog has looked so far."""
+    rest, count = Watchdog._rest, 0
+
+    def counted(self):
+        nonlocal count
+        count += 1
+        return rest(self)
+
+    monkeypatch.setattr(Watchdog, "_rest", counted)
+    return lambda: count
+
+
+def test_making_a_resource_is_excused_and_what_comes_after_it_is_not(told, stalls, looks):
     def observe(event):
         if isinstance(event, Stalled):
             stalls.append(event)
             told.set()
 
     def slow_client():
-        before = watchdog_looks()
-        while watchdog_looks() < before + 5:  # it looked several times, over more than its bound
+        before = looks()
+        while looks() < before + 5:  # it looked several times, over more than its bound
             time.sleep(0.001)
         assert not stalls
         return object()
 
-    watch = Watchdog.__dict__["_rest"]
-    looks = 0
-
-    def counted(self):
-        nonlocal looks
-        looks += 1
-        return watch(self)
-
-    def watchdog_looks():
-        return looks
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Watchdog, "_rest", counted)
-        with Engine(observers=[observe], resources={"client": slow_client}) as engine:
-            asyncio.run(engine.arun(asks_for_a_slow_client, told))
+    with Engine(observers=[observe], resources={"client": slow_client}) as engine:
+        asyncio.run(engine.arun(asks_for_a_slow_client, told))
     assert [event.process for event in stalls] == ["asks_for_a_slow_client"]
+
+
+def test_nobody_is_to_blame_for_the_time_of_the_garbage_collector(engine, stalls, looks):
+    much = [[] for _ in range(300_000)]  # to look through
+
+    @process
+    async def makes_the_next_object():
+        before = looks()
+        while looks() < before + 8:  # over more than the bound
+            gc.collect()
+
+    asyncio.run(engine.arun(makes_the_next_object))
+    assert much
+    assert not stalls
 
 
 def test_an_inline_process_is_named_too(engine, told, stalls):
@@ -346,7 +362,6 @@ def test_a_closed_engine_leaves_no_thread_that_watches(monkeypatch):
 
 
 def test_an_engine_that_nobody_holds_is_not_kept_by_its_watchdog(told):
-    import gc
     import weakref
 
     told.set()
@@ -364,7 +379,7 @@ def test_who_did_nothing_is_not_to_blame_for_a_lock_that_could_not_be_had(second
     watches, ready, over = [], threading.Event(), threading.Event()
 
     async def main():
-        watch = _Watch(asyncio.get_running_loop())
+        watch = _Watch(asyncio.get_running_loop(), Collections())
         watch.runs = 1
         watch.ask()
         watches.append(watch)

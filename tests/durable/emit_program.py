@@ -1,0 +1,49 @@
+"""The engine that dies with a durable emit in hand: its handler says so, and waits for a line before it returns.
+
+emit_program.py STORE BEAT [unhandled | heir]
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from dataclasses import dataclass
+
+from theus import Context, Engine, outbox, process
+
+DONE = threading.Event()
+
+
+@dataclass
+class Shop:
+    total: int = 0
+
+
+@process
+def order(ctx: Context[Shop], number: int) -> None:
+    ctx.domain.total += number
+    ctx.emit("ordered", {"number": number}, durable=True)
+
+
+def hold(value: object, key: str) -> None:
+    print("begun", key, flush=True)
+    sys.stdin.readline()
+    DONE.set()
+
+
+def main(url: str, beat: str, *options: str) -> None:
+    outbox.BEAT = float(beat)
+    with Engine(Shop(), store=url) as shop:
+        if "unhandled" not in options:
+            shop.on("ordered", hold)
+        if "heir" not in options:
+            shop.run(order, 7, run_id="r")
+        if "unhandled" in options:
+            print("emitted", flush=True)
+            sys.stdin.readline()
+        else:
+            DONE.wait()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -61,7 +61,9 @@ FAR = {"theus.environments"} | {
         "faults",
         "parcel",
         "changes",
-        "surroundings",
+        "variables",
+        "far_logs",
+        "logs",
         "wire",
     )
 }  # with layers 0 to 2, what a worker loads

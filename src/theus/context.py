@@ -9,7 +9,6 @@ by the process's name, so every later use raises and says what ended.
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from types import CoroutineType
@@ -23,6 +22,7 @@ from theus.state.values import LEAVES, detach
 
 if TYPE_CHECKING:
     import asyncio
+    import logging
     from datetime import datetime
 
     from theus.processes import Process
@@ -101,6 +101,8 @@ class Context(Generic[D]):
         """A logger named after the process; its records know process, attempt and key."""
         attempt = self._attempt
         if attempt.log is None:
+            import logging  # not at the top: a worker that logs nothing need not load it
+
             call = attempt.open("log")
             # Bare names such as "process" are taken: a log record has its own.
             extra = {"theus_process": call.process.name, "theus_attempt": call.attempt, "theus_key": str(call.key)}

@@ -28,6 +28,7 @@ Every error survives pickling with its fields, because it may be raised in a wor
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 Path = tuple[Any, ...]  #: a place in the domain: field names and container keys, from the root down
@@ -174,3 +175,10 @@ class StoreError(TheusError):
 
 class StoreUnavailable(StoreError):
     """The store cannot be reached; nothing was lost, the call may be made again."""
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant."""
+    import difflib  # not at the top: a worker would load it for nothing
+
+    return next(iter(difflib.get_close_matches(name, list(known), 1)), None)

@@ -7,7 +7,6 @@ to write instead, so that nothing is found out in the middle of a run.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import sys
@@ -27,7 +26,7 @@ from typing import (
     overload,
 )
 
-from theus.errors import DefinitionError
+from theus.errors import DefinitionError, closest
 from theus.state.access import Contract
 
 if TYPE_CHECKING:
@@ -259,8 +258,8 @@ class Process(Step[In, Out]):
         if not self.accepts_any:
             for name in names:
                 if name not in self.parameters:
-                    close = difflib.get_close_matches(name, self.parameters, 1)
-                    hint = f" Did you mean {close[0]!r}?" if close else ""
+                    close = closest(name, self.parameters)
+                    hint = f" Did you mean {close!r}?" if close else ""
                     raise DefinitionError(f"process {self.name!r} has no argument {name!r}; {self.usage()}.{hint}")
 
     def check_arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -498,9 +497,7 @@ def _process(fn: Any = None, /, **options: Any) -> Any:
     unknown = set(options) - set(_OPTIONS)
     if unknown:
         name = sorted(unknown)[0]
-        renamed = {"inputs": "reads", "outputs": "writes"}.get(name) or next(
-            iter(difflib.get_close_matches(name, _OPTIONS, 1)), None
-        )
+        renamed = {"inputs": "reads", "outputs": "writes"}.get(name) or closest(name, _OPTIONS)
         hint = f" Write {renamed}= instead." if renamed else f" It takes {', '.join(_OPTIONS)}."
         raise DefinitionError(f"@process has no option {name}=.{hint}")
     if fn is None:

@@ -7,7 +7,6 @@ An HTTP client or a connection pool belongs to the event loop it was made on, so
 from __future__ import annotations
 
 import asyncio
-import difflib
 import inspect
 import logging
 import math
@@ -16,7 +15,7 @@ from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
 
-from theus.errors import DefinitionError
+from theus.errors import DefinitionError, closest
 
 log = logging.getLogger("theus")
 
@@ -43,8 +42,8 @@ class Resources:
             if key not in self._made:
                 factory = self.factories.get(name)
                 if factory is None:
-                    close = difflib.get_close_matches(name, self.factories, 1)
-                    known = f" Did you mean {close[0]!r}?" if close else f" It has {sorted(self.factories) or 'none'}."
+                    close = closest(name, self.factories)
+                    known = f" Did you mean {close!r}?" if close else f" It has {sorted(self.factories) or 'none'}."
                     raise DefinitionError(
                         f"the engine has no resource {name!r}.{known} Give it: Engine(resources={{{name!r}: make}})."
                     )

@@ -42,3 +42,20 @@ def add_one(ctx):
 def change_count(ctx):
     ctx.domain.count += 1
     return ctx.domain.count
+
+
+def has_loaded(*names):
+    import sys
+
+    return sorted(name for name in names if name in sys.modules)
+
+
+def log_late(level):
+    import logging
+
+    logging.getLogger("late").log(level, "late")
+    return logging.getLogger("late").getEffectiveLevel()
+
+
+def log_with_context(ctx):
+    ctx.log.error("with context")

@@ -1,6 +1,7 @@
 """What crosses to a worker process and back, and stays what it is."""
 
 import asyncio
+import contextvars
 import copy
 import functools
 import gc
@@ -9,6 +10,7 @@ import sys
 import textwrap
 import threading
 
+import import_bodies
 import pytest
 import value_bodies as bodies
 from value_bodies import Basket, Color, Point
@@ -333,6 +335,27 @@ def test_log_records_arrive_here(level, run):
     if level <= logging.INFO:
         assert records[-2].theus_n == 7
         assert "lock" in records[-2].odd_one
+
+
+def test_logging_is_loaded_when_a_body_asks_for_it(caplog, run):
+    rare = ("logging", "traceback", "asyncio", "decimal", "uuid", "difflib")
+
+    async def main(environment):
+        assert await call(environment, import_bodies.has_loaded, *rare) == []
+        assert await call(environment, import_bodies.log_late, logging.INFO) == logging.WARNING
+        assert await call(environment, import_bodies.log_late, logging.ERROR) == logging.WARNING
+        assert (await environment.run(make_call(process(import_bodies.log_with_context)))).error is None
+        with caplog.at_level(logging.DEBUG, "late"):
+            assert await call(environment, import_bodies.log_late, logging.DEBUG) == logging.DEBUG
+        assert await call(environment, import_bodies.log_late, logging.INFO) == logging.WARNING
+
+    with caplog.at_level(logging.WARNING):
+        contextvars.Context().run(run, main, resources={})  # no variable travels, whose module may load anything
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("ERROR", "late"),
+        ("ERROR", "with context"),
+        ("DEBUG", "late"),
+    ]
 
 
 def test_paths_and_directory_follow(tmp_path, monkeypatch, run):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import os
@@ -15,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from theus import DefinitionError, Engine, Process, Step, Workflow
+from theus.errors import closest
 from theus.protocols import Store
 
 
@@ -167,7 +167,7 @@ def _only_one(module: ModuleType, text: str) -> str:
 
 def _hint(name: str, known: Iterable[str]) -> str:
     known = list(known)
-    close = difflib.get_close_matches(name, known, 1)
+    close = closest(name, known)
     if close:
-        return f" Did you mean {close[0]!r}?"
+        return f" Did you mean {close!r}?"
     return f" It has: {', '.join(known[:8])}{', …' if len(known) > 8 else ''}." if known else ""

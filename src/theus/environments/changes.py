@@ -10,8 +10,6 @@ from __future__ import annotations
 import dis
 import enum
 import functools
-import logging
-import re
 import weakref
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
@@ -29,10 +27,6 @@ MISSING = _Missing.MISSING
 
 #: Compared by identity, and known by a weak reference so that a mark never keeps alive what it watches.
 _DEFINITIONS = (type, FunctionType, Process)
-_CONSTANTS = (
-    *(type(None), bool, int, float, complex, str, bytes, range, slice, type(...), enum.Enum, re.Pattern),
-    *(ModuleType, ContextVar, logging.Logger, BuiltinFunctionType, MethodDescriptorType, CodeType),
-)
 #: What the makers of classes keep in them; programs do not change it afterwards.
 _CLASS_PARTS = (property, functools.cached_property, staticmethod, classmethod)
 _MACHINE_NAMES = frozenset({"_abc_impl", "_field_defaults"})
@@ -116,7 +110,18 @@ def is_constant(value: Any) -> bool:
     """Whether an object can never be different inside."""
     if isinstance(value, (tuple, frozenset)):
         return all(is_constant(item) or isinstance(item, _DEFINITIONS) for item in value)
-    return value is MISSING or isinstance(value, _CONSTANTS)
+    return value is MISSING or isinstance(value, _constants())
+
+
+@functools.cache
+def _constants() -> tuple[type, ...]:
+    import logging  # not at the top: a worker need not load these
+    import re
+
+    return (
+        *(type(None), bool, int, float, complex, str, bytes, range, slice, type(...), enum.Enum, re.Pattern),
+        *(ModuleType, ContextVar, logging.Logger, BuiltinFunctionType, MethodDescriptorType, CodeType),
+    )
 
 
 @functools.lru_cache(maxsize=4096)

@@ -11,7 +11,7 @@ in from every frame, also from calls that were handed back.
 
 from __future__ import annotations
 
-import logging
+import gc
 import marshal
 import os
 import pickle
@@ -30,11 +30,12 @@ from theus.environments.far_blocks import FarBlocks
 from theus.environments.far_book import FarBook
 from theus.environments.far_control import Control, ProcessControl, Stopped, end_group, end_with
 from theus.environments.far_host import FarHost
+from theus.environments.far_logs import FarLogs
 from theus.environments.far_parts import FarParts
 from theus.environments.faults import culprit, does_not_load, pack_error, text_of
 from theus.environments.parcel import FAULTS, PROTOCOL, Parcel, Shape, is_simple, unship, variable
 from theus.environments.runner import execute, execute_async
-from theus.environments.surroundings import Courier, Levels, Variables, set_levels
+from theus.environments.variables import Variables
 from theus.protocols import Call, Outcome
 from theus.state.snapshot import readonly
 
@@ -71,7 +72,7 @@ class FarSide:
         self._book = FarBook(Variables().name_of)
         self._blocks = FarBlocks()
         self._host = FarHost(self._line, self._book, self._control, self._blocks)
-        self._levels: Levels = {}
+        self._logs = FarLogs(self._host.log)
         self._reader = wire.Reader(sock)
         self._reading = threading.RLock()  # over the reader: a thread of the body may wait for a part
         self._waiting: deque[wire.Frame] = deque()
@@ -81,9 +82,10 @@ class FarSide:
 
     def serve(self) -> None:
         """Run calls in the order in which they come."""
+        gc.enable()  # off while we were loaded: it took a tenth of the start, and found nothing
         sys.modules["__main__"] = ModuleType("__main__")
         self._control.start()
-        logging.root.addHandler(Courier(self._host.log))
+        self._logs.start()
         self._line.send(wire.READY, 0, [wire.number(os.getpid())])
         try:
             self._receive()
@@ -290,7 +292,6 @@ class FarSide:
         sys.path[:] = content["path"]
         sys.argv[:] = content["argv"]
         self._control.enter_directory(content["directory"])
-        set_levels(content["levels"], self._levels)
-        self._levels = content["levels"]
+        self._logs.set_levels(content["levels"])
         self._learn(definitions, ())
         self._host.factories = content["resources"]

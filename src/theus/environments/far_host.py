@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import sys
 import threading
 from collections.abc import Callable, Coroutine
@@ -144,6 +143,8 @@ class FarHost:
                     self.loop().run(_await(closing))
             except Exception:
                 # One resource that fails to close must not keep the others open.
+                import logging
+
                 logging.getLogger("theus").exception("resource %r failed to close", name)
         if self._runner is not None:
             self._runner.close()

@@ -12,7 +12,6 @@ How an exception crosses, in this order, each tried out on the far side before i
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from types import CodeType, FrameType, FunctionType, TracebackType
@@ -230,6 +229,8 @@ def _frame_of(code: CodeType) -> FrameType:
 
 def text_of(error: BaseException) -> str:
     """What an error says, in one line."""
+    import traceback  # not at the top: it takes long to load, for workers in which nothing fails
+
     lines = traceback.format_exception_only(error)
     notes = sum(note.count("\n") + 1 for note in map(str, getattr(error, "__notes__", ())))  # pickle's, from 3.14 on
     return "".join(lines[: len(lines) - notes]).strip().splitlines()[-1]

@@ -16,14 +16,11 @@ change is not sent again. What is read is recorded where it is read, so conflict
 
 from __future__ import annotations
 
+import functools
 import itertools
 import weakref
 from collections.abc import Callable, Mapping
-from datetime import date, time, timedelta
-from decimal import Decimal
-from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
-from uuid import UUID
 
 from theus.state.snapshot import Snapshot
 from theus.state.values import DICT, LEAF, LIST, OBJECT, SET, TUPLE, is_model, kind_of, map_object, parts_of
@@ -34,7 +31,6 @@ if TYPE_CHECKING:
 
 _LONGEST = 256  # characters of a small text
 _MOST = 32  # values in a small field
-_SHORT = (type(None), bool, int, float, complex, Decimal, date, time, timedelta, UUID, Enum)
 
 
 class Part(NamedTuple):
@@ -142,12 +138,23 @@ def is_small(value: Any) -> bool:
     return _room_after(value, _MOST) >= 0
 
 
+@functools.cache
+def _short() -> tuple[type, ...]:
+    """Leaves that are never big."""
+    from datetime import date, time, timedelta  # not at the top: the far side would load these for nothing
+    from decimal import Decimal
+    from enum import Enum
+    from uuid import UUID
+
+    return (type(None), bool, int, float, complex, Decimal, date, time, timedelta, UUID, Enum)
+
+
 def _room_after(value: Any, room: int) -> int:
     """How many more values fit in; negative: not even this one, or who knows how big it is."""
     kind = kind_of(type(value))
     room -= 1
     if kind == LEAF:
-        fits = isinstance(value, _SHORT) or (isinstance(value, (str, bytes)) and len(value) <= _LONGEST)
+        fits = isinstance(value, _short()) or (isinstance(value, (str, bytes)) and len(value) <= _LONGEST)
         return room if fits else -1
     if kind == OBJECT:
         entries: Any = parts_of(value).values()

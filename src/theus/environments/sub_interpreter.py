@@ -105,7 +105,7 @@ class SubInterpreter:
         self.number = interpreter.id
         try:
             interpreter.exec(
-                f"import sys; sys.path[:] = {[str(path) for path in sys.path]!r}; "
+                f"import gc, sys; gc.disable(); sys.path[:] = {[str(path) for path in sys.path]!r}; "
                 f"from theus.environments.far_interpreter import main; main({wire_fd}, {control_fd})"
             )
         finally:

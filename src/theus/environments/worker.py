@@ -34,12 +34,13 @@ from theus.environments.cpus import usable_cpus
 from theus.environments.cuts import cut, fields_of
 from theus.environments.faults import culprit, open_error, text_of
 from theus.environments.job import SHORT, Job, Packed
+from theus.environments.logs import Levels, LevelWatch, handle, levels
 from theus.environments.losses import Kind
 from theus.environments.parcel import FAULTS, PROTOCOL, SIMPLE, Parcel, is_simple
 from theus.environments.parts import Parts, entries_of, touched
 from theus.environments.peer import Limits
 from theus.environments.pool import Pool
-from theus.environments.surroundings import Levels, LevelWatch, Variables, handle, levels
+from theus.environments.variables import Variables
 from theus.environments.worker_process import WorkerProcess
 from theus.errors import NotTransferable
 from theus.protocols import Outcome

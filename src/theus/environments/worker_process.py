@@ -76,7 +76,7 @@ class WorkerProcess:
 def _start(far: socket.socket, far_control: socket.socket, lifeline: int) -> subprocess.Popen[bytes]:
     # Nothing of the program is imported there, so a script without a __main__ guard does not run again.
     code = (
-        f"import sys; sys.path[:] = {[str(path) for path in sys.path]!r}; from theus.environments.far import main; "
+        f"import gc, sys; gc.disable(); sys.path[:] = {[str(path) for path in sys.path]!r}; from theus.environments.far import main; "
         f"main({far.fileno()}, {far_control.fileno()}, {lifeline}, {os.getpid()})"
     )
     return subprocess.Popen(  # noqa: S603 - the interpreter that runs here

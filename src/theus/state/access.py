@@ -31,12 +31,11 @@ Both sequences are plain data and travel by pickle.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
-from theus.errors import ContractError, DefinitionError, Path
+from theus.errors import ContractError, DefinitionError, Path, closest
 
 __all__ = ["ANY", "Contract", "Grant", "Op", "Ops", "Path", "Reach", "Read", "Reads", "overlap", "reach_of", "show"]
 
@@ -148,8 +147,8 @@ def _segment(text: str, quoted: bool, pattern: str, where: str, parameters: Coll
     if text.startswith("{") and text.endswith("}"):
         name = text[1:-1]
         if name not in parameters:
-            close = difflib.get_close_matches(name, list(parameters), 1)
-            known = f"; did you mean {{{close[0]}}}?" if close else f"; the parameters are {sorted(parameters)}"
+            close = closest(name, parameters)
+            known = f"; did you mean {{{close}}}?" if close else f"; the parameters are {sorted(parameters)}"
             raise DefinitionError(f"{where}[{pattern!r}]: the process has no parameter {name!r}{known}")
         return _Argument(name)
     if text == "**":
@@ -446,10 +445,8 @@ class Contract:
             for text in patterns or ():
                 first = _parse(text, option, self.parameters, self.process)[0]
                 if isinstance(first, str) and first not in known and not hasattr(domain_type, first):
-                    close = difflib.get_close_matches(first, known, 1)
-                    advice = (
-                        f"did you mean {text.replace(first, close[0], 1)!r}?" if close else f"its fields are {known}"
-                    )
+                    close = closest(first, known)
+                    advice = f"did you mean {text.replace(first, close, 1)!r}?" if close else f"its fields are {known}"
                     raise DefinitionError(
                         f"process {self.process!r}: {option}=[{text!r}]: {domain_type.__name__} has no field"
                         f" {first!r}; {advice}"

@@ -1,52 +1,18 @@
-"""What surrounds a call and travels with it: context variables there, log records back.
+"""Log records of the workers, handled here as if they had been logged here, in the context of their call.
 
-A context variable can travel if it is the global of a module, so that the far side finds the same one by name, and if
-its value pickles. Log records of every logger come back and are handled here, in the context of their call, as if they
-had been logged here; the far side knows the levels of the near side, so what nobody wants is not sent.
+The far side knows the levels of the near side, so what nobody wants is not sent. It loads this module, and ``logging``,
+only when something there does (``far_logs.py``).
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Mapping
-from contextvars import Context, ContextVar
 from typing import Any
 
 Levels = dict[str, int]  #: of each logger that has one of its own; "" is the root, "*" what is disabled everywhere
 
 _NO_CHANGE_YET = 1  # a level nobody logs at: whether a logger has cached its answer for it tells if levels changed
-_OURS = "theus_"  # our own variables say where a call runs; over there that is another place
-
-
-class Variables:
-    """Finds the names of context variables."""
-
-    def __init__(self) -> None:
-        self._names: dict[ContextVar[Any], tuple[str, str] | None] = {}
-
-    def name_of(self, variable: ContextVar[Any]) -> tuple[str, str] | None:
-        """Module and attribute, or None if it is not the global of a module."""
-        try:
-            return self._names[variable]
-        except KeyError:
-            found = self._names[variable] = self._search(variable)
-            return found
-
-    def travelling(self, context: Context) -> list[tuple[tuple[str, str], Any]]:
-        """The variables that are set in a context and have a name, with their values."""
-        found = ((self.name_of(variable), value) for variable, value in context.items())
-        return [(name, value) for name, value in found if name is not None]
-
-    @staticmethod
-    def _search(variable: ContextVar[Any]) -> tuple[str, str] | None:
-        if variable.name.startswith(_OURS):
-            return None
-        for module_name, module in list(sys.modules.items()):
-            for attribute, value in list(getattr(module, "__dict__", {}).items()):
-                if value is variable:
-                    return module_name, attribute
-        return None
 
 
 class LevelWatch:

@@ -68,9 +68,7 @@ async def _ask(attempts: Attempts, call: Call, outcome: Outcome, profile: Profil
     changes = snapshot is not None and engine.snapshot is not snapshot
     environment: Any = engine.environment(PARALLEL)
     try:
-        profile.moved, profile.moving = await engine.threads.call(
-            environment.rehearse, call, outcome.value, limit, changes
-        )
+        profile.moved, profile.moving = await engine.threads.call(environment.rehearse, call, outcome, limit, changes)
     except NotTransferable as failure:
         profile.refused[PARALLEL] = f"{failure.what} cannot be sent"
 

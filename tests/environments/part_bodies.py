@@ -84,6 +84,30 @@ def stock_of(ctx, key):
     return ctx.domain.stock[key]
 
 
+def at(ctx, path):
+    place = ctx.domain
+    for key in path:
+        place = place[key] if hasattr(type(place), "__getitem__") else getattr(place, key)
+    return place
+
+
+def shown(ctx):
+    return {**vars(plain(ctx.domain)), "stock": list(ctx.domain.stock.items())}
+
+
+def shown_stock(ctx):
+    return {"stock": list(ctx.domain.stock.items())}
+
+
+def shown_log(ctx):
+    return {"log": list(ctx.domain.log), "text": ctx.domain.text}
+
+
+def stock_now_and_then(ctx):
+    turn = ctx.domain["turn"]
+    return ctx.domain["stock"][f"key {turn}"] if turn % 100 == 0 else None
+
+
 def is_here(ctx):
     """Whether the part has been sent, before anybody touches it; and its content."""
     absent = ctx._attempt.call.snapshot.root.stock

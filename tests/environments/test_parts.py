@@ -2,19 +2,23 @@
 
 import asyncio
 import os
+import random
 import sys
 import threading
+from typing import Any
 
+import msgspec
 import numpy as np
 import part_bodies as bodies
 import pytest
 from part_bodies import Store
+from pydantic import BaseModel
 from worker_tools import is_gone, until, wait_until
 
 from theus import Engine, parallel, plain, process
 from theus.environments.inline import InlineEnvironment
 from theus.environments.interpreter import InterpreterEnvironment
-from theus.environments.parts import is_small
+from theus.environments.near_parts import is_small
 from theus.environments.worker import WorkerEnvironment
 from theus.errors import CallTimeout, NotTransferable
 from theus.processes import Process
@@ -105,6 +109,108 @@ def test_what_did_not_change_is_not_sent_again(run):
             assert await result(environment, target, snapshot=head.snapshot) == "complex"
             head.commit(Commit(head.version, (), [("set", ("hits",), hits), ("set", ("stock", "key 1"), hits)], "test"))
         assert Counted.packed == 1
+
+    run(main)
+
+
+class Model(BaseModel):
+    stock: dict[str, Any] = {}
+
+
+class Frozen(msgspec.Struct, frozen=True):
+    stock: dict[str, Any]
+
+
+def things():
+    return {f"key {n}": Counted() for n in range(300)}
+
+
+MODELS = [lambda: Model(stock=things()), lambda: Frozen(stock=things())]
+
+
+@pytest.mark.parametrize(
+    ("domain", "path"),
+    [
+        (lambda: Store(stock=things()), ("stock",)),
+        (lambda: Store(extra={"a": [things()]}), ("extra", "a", 0)),
+        (lambda: {"stock": things()}, ("stock",)),
+        (things, ()),
+        *((model, ("stock",)) for model in MODELS),
+    ],
+    ids=["a field", "deep in a field", "of a dict", "a big dict", "of pydantic", "of msgspec"],
+)
+@pytest.mark.parametrize("contract", [{}, {"reads": ["*"]}, {"reads": ["stock", "extra"]}], ids=["no", "all", "fields"])
+def test_of_what_changed_only_the_change_is_sent(run, domain, path, contract):
+    async def main(environment):
+        Counted.packed = 0
+        head, target = Head(domain()), Process(bodies.at, **contract)
+        if path == () and contract.get("reads", ["*"]) != ["*"]:
+            return  # it has no such field
+        assert await result(environment, target, (*path, "key 1"), snapshot=head.snapshot) == 1
+        assert Counted.packed == 300
+        for number in range(3):
+            ops = [("set", (*path, f"key {number}"), number), ("del", (*path, f"key {100 + number}"))]
+            head.commit(Commit(head.version, (), ops, "test"))
+            assert await result(environment, target, (*path, f"key {number}"), snapshot=head.snapshot) == number
+        assert Counted.packed == 300
+
+    run(main, *[WorkerEnvironment] * (domain in MODELS))  # they do not load in a sub-interpreter
+
+
+def random_change(rng):
+    """An operation on a Store."""
+    key, n = f"key {rng.randrange(520)}", rng.randrange(1000)
+    return rng.choice(
+        [
+            [("set", ("stock", key), n)],
+            [("set", ("stock", key), n), ("del", ("stock", key)), ("set", ("stock", key), n)],
+            [("set", ("stock", key), n), ("del", ("stock", key))],
+            [("append", ("log",), [n, n])],
+            [("set", ("log", n % 500), n)],
+            [("include", ("seen",), {n})],
+            [("set", ("text",), str(n) * 300)],
+            [("set", ("thing",), {"a": list(range(n))})],
+            [("set", ("prices",), bodies.many(n))],
+        ]
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_workers_follow_whatever_happens_to_the_domain(run, seed):
+    def shown(store):
+        return {**vars(plain(store)), "stock": list(store.stock.items())}
+
+    async def main(environment):
+        environment.capacity = 2
+        rng, head = random.Random(seed), Head(Store())
+        targets = [
+            Process(bodies.shown),
+            Process(bodies.shown_stock, reads=["stock"]),
+            Process(bodies.shown_log, reads=["log", "text"]),
+        ]
+        snapshots = [head.snapshot]
+        for _ in range(30):
+            head.commit(Commit(head.version, (), random_change(rng), "test"))
+            snapshots = [*snapshots[-3:], head.snapshot]
+            calls = [(rng.choice(targets), rng.choice(snapshots)) for _ in range(rng.randrange(4))]
+            found = await asyncio.gather(*(result(environment, target, snapshot=at) for target, at in calls))
+            for value, (target, at) in zip(found, calls, strict=True):
+                expected = shown(at.view())
+                assert value == {name: expected[name] for name in value}, target.name
+
+    run(main)
+
+
+def test_what_is_not_touched_for_long_is_kept_up_to_date(run):
+    async def main(environment):
+        Counted.packed = 0
+        head, target = Head({"stock": things(), "turn": 0}), Process(bodies.stock_now_and_then, reads=["stock", "turn"])
+        for turn in range(101):
+            head.commit(
+                Commit(head.version, (), [("set", ("stock", f"key {turn}"), turn), ("set", ("turn",), turn)], "test")
+            )
+            assert await result(environment, target, snapshot=head.snapshot) == (turn if turn % 100 == 0 else None)
+        assert Counted.packed == 300 - 1
 
     run(main)
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from state_tools import examples
 
-from theus.state.versioned import VDict, VList, VSet
+from theus.state.versioned import MISSING, VDict, VList, VSet
 
 keys = st.integers(0, 6)
 
@@ -131,6 +131,39 @@ class Versions(RuleBasedStateMachine):
         for kept in (self.dicts, self.lists, self.sets):
             for version, expected in kept:
                 assert content(version) == expected
+
+    @invariant()
+    def what_changed_since_can_be_done_again(self) -> None:
+        if not hasattr(self, "dict"):
+            return
+        for old, items in self.dicts:
+            told = self.dict.changes_since(old)
+            if told is None:
+                assert old._core is not self.dict._core or self.dict._number != self.dict._core.number
+                continue
+            again = dict(items)
+            for key, before, now in told:
+                assert again.get(key, MISSING) is before
+                if now is MISSING:
+                    del again[key]
+                else:
+                    again[key] = now
+            assert list(again.items()) == content(self.dict)
+        for old, values in self.lists:
+            changes = self.list.changes_since(old)
+            if changes is not None:
+                longer = [*values, *list(self.list)[len(values) :]]
+                for place, before, now in changes:
+                    assert longer[place] is before
+                    longer[place] = now
+                assert longer == content(self.list)
+        for old, members in self.sets:
+            both = self.set.changes_since(old)
+            if both is not None:
+                came, went = both
+                assert (members | came) - went == content(self.set)
+                assert not members & came
+                assert went <= members
 
     @invariant()
     def history_is_bounded_by_what_lives(self) -> None:

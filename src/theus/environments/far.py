@@ -37,14 +37,14 @@ from theus.environments.parcel import FAULTS, PROTOCOL, Parcel, Shape, is_simple
 from theus.environments.runner import execute, execute_async
 from theus.environments.variables import Variables
 from theus.protocols import Call, Outcome
-from theus.state.snapshot import readonly
+from theus.state.snapshot import Snapshot, readonly
 
 if TYPE_CHECKING:
     from theus.processes import Process
 
 #: token of the process, attempt, key, deadline, strict, whether to say STARTED · definitions, dropped definitions ·
-#: for payload, snapshot and config each: None (nothing new) or its shape · which snapshot: None (no domain) or the
-#: fields that it was cut down to (empty: all) · whether to forget the other snapshots · whether to measure its CPU
+#: for payload, snapshot and config each: None (nothing new) or its shape · whether there is a domain · whether to measure
+#: its CPU
 Envelope = tuple[Any, ...]
 Parcels = Sequence[Parcel | None]
 
@@ -77,7 +77,7 @@ class FarSide:
         self._reading = threading.RLock()  # over the reader: a thread of the body may wait for a part
         self._waiting: deque[wire.Frame] = deque()
         self._parts = FarParts(self._fetch, self._book.open)
-        self._snapshots: dict[Sequence[str], Any] = {}  #: as parcels until they are used
+        self._snapshot: Any = None  #: a parcel until it is used
         self._config: Any = None
 
     def serve(self) -> None:
@@ -120,11 +120,11 @@ class FarSide:
     # --- parts of the domain ---
 
     def _take_part(self, frame: wire.Frame) -> None:
-        name, number, definitions, shape = marshal.loads(frame.parts[0])  # noqa: S302 - from the process that started us
+        name, number, builds_on, definitions, shape = marshal.loads(frame.parts[0])  # noqa: S302 - from the process that started us
         if definitions:
             self._learn(definitions, ())
         (parcel,) = self._cut(frame, [shape])
-        self._parts.take_in(name, number, parcel)
+        self._parts.take_in(name, number, builds_on, parcel)
 
     def _fetch(self, name: str, number: int) -> None:
         """In a body: ask for a part and wait for it. What else comes meanwhile waits for its turn."""
@@ -158,7 +158,7 @@ class FarSide:
             opening = "its arguments"
             args, kwargs, pipe, kept, variables = _NOTHING if payload is None else self._book.open(payload)
             opening = "the domain"
-            snapshot = self._snapshot(envelope[9])
+            snapshot = self._open_snapshot() if envelope[9] else None
             opening = "config"
             config = self._open_config()
         except FAULTS as error:
@@ -169,7 +169,7 @@ class FarSide:
         del payload, args, kwargs, pipe, snapshot, kept  # the call alone keeps them, and ends with the body
         if envelope[5]:
             self._line.send(wire.STARTED, frame.seq, [])
-        outcome = self._run(call, variables, measure_cpu=envelope[11])
+        outcome = self._run(call, variables, measure_cpu=envelope[10])
         del call
         self._control.leave_if_forked()
         self._host.flush()
@@ -184,11 +184,9 @@ class FarSide:
         """Keep what later calls count on. Gives the payload of this one."""
         if envelope[6] or envelope[7]:
             self._learn(envelope[6], envelope[7])
-        if envelope[10]:
-            self._snapshots.clear()
         payload, snapshot, config = self._cut(frame, envelope[8])
         if snapshot is not None:
-            self._snapshots[envelope[9]] = snapshot
+            self._snapshot = snapshot
         if config is not None:
             self._config = config
         return payload
@@ -204,13 +202,11 @@ class FarSide:
             self._config = readonly(self._book.open(self._config))
         return self._config
 
-    def _snapshot(self, fields: Sequence[str] | None) -> Any:
-        if fields is None:
-            return None
-        kept = self._snapshots[fields]
-        if isinstance(kept, Parcel):
-            kept = self._snapshots[fields] = self._parts.complete(self._book.open(kept))
-        return kept
+    def _open_snapshot(self) -> Snapshot:
+        if isinstance(self._snapshot, Parcel):
+            self._snapshot = self._parts.complete(self._book.open(self._snapshot))
+        snapshot: Snapshot = self._snapshot
+        return snapshot
 
     def _run(self, call: Call, variables: Sequence[tuple[tuple[str, str], Any]], *, measure_cpu: bool) -> Outcome:
         context = Context()

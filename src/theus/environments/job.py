@@ -47,10 +47,11 @@ class Job:
 
     snapshot: Callable[[], Packed] | None = None
     version: int = 0  #: of the snapshot, as this environment counts them
-    fields: tuple[str, ...] = ()  #: of the domain that the snapshot was cut down to; none: all
     parts: Mapping[str, int] = NOTHING  #: fields that the snapshot was sent without, with their numbers
     ahead: Sequence[str] = ()  #: those of them that it will probably need
-    part: Callable[[str], Packed]  #: packs one of them; raises NotTransferable
+    #: packs one of them, for a worker that has it under another number (0: not at all); gives the number that this builds
+    #: on, and raises NotTransferable
+    part: Callable[[str, int], tuple[int, Packed]]
     refusal: NotTransferable | None = None  #: one could not be sent
     config: Packed | None = None
     config_number: int = 0

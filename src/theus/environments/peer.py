@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from theus.environments.blocks import Lot
     from theus.environments.job import Job, Packed
 
-_MOST_SNAPSHOTS = 16  # cuts of the domain that a worker keeps; one for each different set of fields in the contracts
 _FIRST_CHECK, _LAST_CHECK = 0.0005, 0.05  # seconds between looks at whether a dying worker is gone
 
 
@@ -105,7 +104,7 @@ class Peer:
         self._pause = _FIRST_CHECK
         self.ledger = Ledger(blocks)
         self._loaded: set[int] = set()  #: processes that ran here
-        self._snapshots: dict[Sequence[str], int] = {}
+        self._snapshot = 0  #: the version of the domain that it has, without its parts
         self._parts: dict[str, int] = {}  #: fields of the domain that it has, by their numbers
         self._config = 0
         self._set_up = 0
@@ -130,9 +129,13 @@ class Peer:
             return True
         return limits.memory is not None and self.carrier.memory() > limits.memory
 
-    def has_snapshot(self, fields: Sequence[str], version: int) -> bool:
+    def has_snapshot(self, version: int) -> bool:
         """Whether it was sent this one."""
-        return self._snapshots.get(fields) == version
+        return self._snapshot == version
+
+    def number_of(self, name: str) -> int:
+        """Under which number it has a part of the domain; 0: not at all."""
+        return self._parts.get(name, 0)
 
     def set_up(self, number: int, content: Callable[[], Packed]) -> None:
         """Tell it what changed in the engine's process, if anything did."""
@@ -151,17 +154,14 @@ class Peer:
         payload = job.payload
         if payload is not None and payload.needs:
             needs = needs + payload.needs
-        if job.snapshot is not None and self._snapshots.get(job.fields) != job.version:
+        if job.snapshot is not None and self._snapshot != job.version:
             snapshot = job.snapshot()
             needs = needs + snapshot.needs
         if job.config is not None and self._config != job.config_number:
             config = job.config
             needs = needs + config.needs
-        forget = snapshot is not None and job.fields not in self._snapshots and len(self._snapshots) >= _MOST_SNAPSHOTS
-        if forget:
-            self._snapshots.clear()
         if snapshot is not None:
-            self._snapshots[job.fields] = job.version
+            self._snapshot = job.version
         if config is not None:
             self._config = job.config_number
         token = job.definition.token
@@ -181,24 +181,26 @@ class Peer:
                 shape, some = ship(packed.parcel, lambda lot: self.ledger.lend(lot, descriptors))
                 shapes.append(shape)
                 parts += some
-        fields = None if job.snapshot is None else job.fields
         dropped, self.dropped = self.dropped, []
         parts[0] = marshal.dumps(
-            (token, *job.numbers, job.announced, self._unknown(needs), dropped, shapes, fields, forget, job.measured)
+            (
+                *(token, *job.numbers, job.announced, self._unknown(needs), dropped, shapes),
+                *(job.snapshot is not None, job.measured),
+            )
         )
         # A worker that has something to do need not hear of the next call at once: several go in one system call.
         self.post(wire.CALL, self.seq, parts, descriptors, later=len(self.calls) > 1)
 
     def _send_ahead(self, job: Job, name: str) -> None:
-        """Send a part that a call will probably need."""
-        number = job.parts[name]
-        if self._parts.get(name) == number:
+        """Send a part that a call will probably need, or what leads to it from what the worker has."""
+        number, had = job.parts[name], self.number_of(name)
+        if had == number:
             return
         try:
-            parcel, needs = job.part(name)
+            builds_on, (parcel, needs) = job.part(name, had)
         except NotTransferable:
             return  # if it is needed, it is asked for, and then the call fails
-        self._send_part(name, number, parcel, self._unknown(needs), self.ledger.lend, later=True)
+        self._send_part((name, number, builds_on, self._unknown(needs)), parcel, self.ledger.lend, later=True)
 
     def answer(self, name: str, number: int, packed: Packed | None) -> None:
         """Send a part for which a body waits; None: it cannot be sent.
@@ -206,18 +208,16 @@ class Peer:
         It does not count on what stands in frames before it: the worker has not looked at those yet.
         """
         if packed is None:
-            self.post(wire.PART, 0, [marshal.dumps((name, number, (), None))], flags=wire.ASKED)
+            self.post(wire.PART, 0, [marshal.dumps((name, number, 0, (), None))], flags=wire.ASKED)
             return
         parcel, needs = packed
         told = [(token, body) for token, _, body in needs]
-        self._send_part(name, number, parcel, told, self.ledger.lend_again, flags=wire.ASKED)
+        self._send_part((name, number, 0, told), parcel, self.ledger.lend_again, flags=wire.ASKED)
 
     def _send_part(
         self,
-        name: str,
-        number: int,
+        head: tuple[str, int, int, list[tuple[int, bytes]]],
         parcel: Parcel,
-        told: list[tuple[int, bytes]],
         lend: Callable[[Lot, list[int]], tuple[Any, ...]],
         *,
         flags: int = 0,
@@ -225,8 +225,8 @@ class Peer:
     ) -> None:
         descriptors: list[int] = []
         shape, parts = ship(parcel, lambda lot: lend(lot, descriptors))
-        head = marshal.dumps((name, number, told, shape))
-        self.post(wire.PART, 0, [head, *parts], descriptors, flags=flags, later=later)
+        self.post(wire.PART, 0, [marshal.dumps((*head, shape)), *parts], descriptors, flags=flags, later=later)
+        name, number, _, _ = head
         self._parts[name] = number
 
     def parcel(self, frame: wire.Frame) -> Parcel:

@@ -151,10 +151,15 @@ class Pool:
         if self.keeper is not None:
             self.keeper.close()
 
-    def has_snapshot(self, fields: tuple[str, ...], version: int) -> bool:
-        """Whether every worker has this one, so that it need not be packed."""
+    def lacks_snapshot(self, version: int) -> bool:
+        """Whether some worker, or one that is still to be started, does not have this one."""
         workers = list(self.workers)
-        return bool(workers) and all(worker.has_snapshot(fields, version) for worker in workers)
+        return not workers or not all(worker.has_snapshot(version) for worker in workers)
+
+    def lacks_part(self, name: str, number: int) -> set[int]:
+        """The numbers that workers without this part of the domain have instead; 0 for none."""
+        workers = list(self.workers)
+        return {worker.number_of(name) for worker in workers} - {number} if workers else {0}
 
     def _wake(self) -> None:
         if self.keeper is not None:
@@ -406,7 +411,7 @@ class Pool:
         packed = None
         if job is not None:
             try:
-                packed = job.part(name)
+                _, packed = job.part(name, 0)
             except NotTransferable as error:
                 job.refusal = error
         with self.lock:

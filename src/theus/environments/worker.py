@@ -31,13 +31,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from theus.environments import price, wire
 from theus.environments.book import Book, Needs, told
 from theus.environments.cpus import usable_cpus
-from theus.environments.cuts import cut, fields_of
 from theus.environments.faults import culprit, open_error, text_of
 from theus.environments.job import SHORT, Job, Packed
 from theus.environments.logs import Levels, LevelWatch, handle, levels
 from theus.environments.losses import Kind
+from theus.environments.near_parts import NearParts, named, touched
 from theus.environments.parcel import FAULTS, PROTOCOL, SIMPLE, Parcel, is_simple
-from theus.environments.parts import Parts, entries_of, touched
+from theus.environments.parts import WHOLE, entries_of
 from theus.environments.peer import Limits
 from theus.environments.pool import Pool
 from theus.environments.variables import Variables
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 __all__ = ["WorkerEnvironment", "WorkerInfo", "usable_cpus"]
 
 NO_LIMITS = Limits()
-_MOST_CUTS = 16  # packed snapshots that are kept, one for each set of fields
 
 
 class WorkerInfo(NamedTuple):
@@ -99,10 +98,9 @@ class WorkerEnvironment:
         self._variables = Variables()
         self._book = Book(self._variables.name_of)
         self._set_up = SetUp(self._book, self._resources)
-        self._versions: weakref.WeakKeyDictionary[Snapshot, int] = weakref.WeakKeyDictionary()
-        self._numbers = itertools.count(1)  # for snapshots and configs; several threads draw from it
-        self._cuts: dict[tuple[str, ...], tuple[int, Packed]] = {}
-        self._parts = Parts(self._packed)
+        self._numbers = itertools.count(1)  # for configs; several threads draw from it
+        self._parts = NearParts(self._packed)
+        self._snapshot: tuple[int, Packed] | None = None  #: the last one that was packed, without its parts
         self._config: tuple[Any, int, Packed | None] = (None, 0, None)
         book = self._book
         self._pool = Pool(
@@ -149,15 +147,19 @@ class WorkerEnvironment:
         outcome.moving = 2 * (packing + thread_time() - started) + outcome.moved * price.SECONDS_PER_BYTE
         return outcome
 
-    def rehearse(self, call: Call, value: Any, limit: float, domain: bool) -> tuple[int, float]:
+    def rehearse(self, call: Call, outcome: Outcome, limit: float, domain: bool) -> tuple[int, float]:
         """What it would take to send a call and its result: bytes and seconds. Blocks.
 
         ``limit``: seconds after which it gives up and says what it took so far. ``domain``: it is another one each
         time. Raises NotTransferable.
         """
-        parts = [("an argument", (call.args, call.kwargs)), ("the pipe value", call.pipe), ("the result", value)]
+        parts = [("an argument", (call.args, call.kwargs)), ("the pipe value", call.pipe)]
+        parts.append(("the result", outcome.value))
         if domain and call.snapshot is not None:
-            parts.append(("the domain", cut(call.snapshot, fields_of(call)).root))
+            split, entries = self._parts.split(call.snapshot), entries_of(call.snapshot.root)
+            parts.append(("the domain", split.snapshot.root))
+            came_to = touched(outcome.reads, outcome.ops, split.numbers)
+            parts += [(f"the domain.{name}".rstrip("."), entries[name]) for name in came_to]
         found = price.Price(limit)
         for place, part in parts:
             try:
@@ -242,41 +244,41 @@ class WorkerEnvironment:
         return type(value) in SIMPLE or self._crosses(value)
 
     def _add_snapshot(self, job: Job, snapshot: Snapshot) -> None:
-        fields, name = fields_of(job.call), job.name
-        version = self._versions.get(snapshot)
-        if version is None:
-            version = self._versions.setdefault(snapshot, next(self._numbers))
-        split = None if fields else self._parts.split(snapshot)
+        split = self._parts.split(snapshot)
+        version, numbers = split.version, split.numbers
 
         def packed() -> Packed:
-            kept = self._cuts.get(fields)
+            kept = self._snapshot
             if kept is None or kept[0] != version:
-                part = cut(snapshot, fields) if split is None else split.snapshot
                 try:
-                    kept = (version, self._packed(part))
+                    kept = self._snapshot = (version, self._packed(split.snapshot))
                 except FAULTS as error:
-                    raise self._refuse(name, culprit(part.root, "the domain", self._try), error) from error
-                if len(self._cuts) >= _MOST_CUTS:
-                    self._cuts.clear()
-                self._cuts[fields] = kept
+                    raise self._refuse(
+                        job.name, culprit(split.snapshot.root, "the domain", self._try), error
+                    ) from error
             return kept[1]
 
-        job.snapshot, job.version, job.fields = packed, version, fields
-        if not self._pool.has_snapshot(fields, version):
-            packed()  # here, where the caller hears of it; usually it is sent right away
-        if split is not None:
-            self._add_parts(job, snapshot, split.numbers)
-
-    def _add_parts(self, job: Job, snapshot: Snapshot, numbers: Mapping[str, int]) -> None:
-        def part(field: str) -> Packed:
+        def part(name: str, had: int) -> tuple[int, Packed]:
             try:
-                return self._parts.pack(snapshot.root, field, numbers[field])
+                return self._parts.pack(snapshot.root, name, numbers[name], had)
             except FAULTS as error:
-                value = entries_of(snapshot.root)[field]
-                raise self._refuse(job.name, culprit(value, f"the domain.{field}", self._try), error) from error
+                value, place = entries_of(snapshot.root)[name], f"the domain.{name}".rstrip(".")
+                raise self._refuse(job.name, culprit(value, place, self._try), error) from error
 
-        job.parts, job.part = numbers, part
-        job.ahead = [field for field in job.definition.asked if field in numbers]
+        job.snapshot, job.version, job.parts, job.part = packed, version, numbers, part
+        needed = list(numbers) if WHOLE in numbers else named(job.call, numbers)
+        job.ahead = [name for name in job.definition.asked if name in numbers] if needed is None else needed
+        # Packed here, where the caller hears of it, not under the pool's lock; usually it is sent right away.
+        if self._pool.lacks_snapshot(version):
+            packed()
+        for name in job.ahead:
+            for had in self._pool.lacks_part(name, numbers[name]):
+                try:
+                    part(name, had)
+                except NotTransferable:
+                    if needed is not None:
+                        raise
+                    # It may not be touched this time: who does touch it asks for it.
 
     def _add_config(self, job: Job, call: Call) -> None:
         config, number, packed = self._config

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,20 +22,16 @@ from theus.errors import DefinitionError, Path
 from theus.state.access import Op, Ops, show
 from theus.state.apply import apply_ops
 from theus.state.snapshot import Snapshot
-from theus.state.values import DEQUE, DICT, DICTS, LIST, LISTS, OBJECT, SET, SETS, ingest, kind_of, parts_of, plain
+from theus.state.values import DEQUE, DICT, LIST, LISTS, OBJECT, SET, ingest, kind_of, plain
 from theus.state.versioned import MISSING
+from theus.state.weight import LIGHT, SMALL, weigh
 
 MOST_ENTRIES = 256
 MOST_WEIGHT = 4 * 2**20  #: bytes, estimated
-LIGHT = 64  #: bytes that a number or a short text counts for
 MARK_EVERY = 16  #: commits from one kept snapshot to the next
-LOOKED_AT = 32  #: so many items of a container are weighed, and the rest by their average
 
 
 _EMPTY = 4 * LIGHT  #: what a commit counts for, besides what it wrote
-_SMALL = frozenset((int, float, bool, type(None)))
-_TEXTS = frozenset((str, bytes, bytearray))
-_MANY = frozenset((tuple, frozenset, *DICTS, *LISTS, *SETS))
 _now = time.time
 Entry = tuple[int, str, Ops, float, int]  #: version, author, operations, seconds since the epoch, estimated bytes
 
@@ -104,8 +100,8 @@ class History:
         weight = _EMPTY
         for op in ops:
             value = op[-1]
-            if type(value) not in _SMALL:
-                weight += _weigh(value)
+            if type(value) not in SMALL:
+                weight += weigh(value)
         version = snapshot.version
         entries = self._entries
         entries.append((version, author, ops, _now() if at is None else at, weight))
@@ -191,30 +187,6 @@ class History:
                 who = tuple(name for name, _ in authors[path].most_common())
                 found.append(Growth(show(path), size - (size_before or 0), size, commits[path], who))
         return sorted(found, key=lambda growth: -growth.added)
-
-
-def _weigh(value: Any) -> int:
-    """About how many bytes a value holds; looks at a few of many items."""
-    cls = type(value)
-    if cls in _SMALL:
-        return LIGHT
-    if cls in _TEXTS:
-        return LIGHT + len(value)
-    if cls in _MANY:
-        items: Iterable[Any] = value.values() if hasattr(value, "values") else value
-        looked, total = 0, 0
-        for item in items:
-            total += _weigh(item)
-            looked += 1
-            if looked == LOOKED_AT:
-                break
-        return LIGHT + (total * len(value) // looked if looked else 0)
-    size = getattr(value, "nbytes", None)
-    if isinstance(size, int):
-        return LIGHT + size
-    if kind_of(cls) != OBJECT:  # unknown, an enum member, a class: may refer to anything, itself included
-        return LIGHT * 4
-    return LIGHT + sum(_weigh(item) for item in parts_of(value).values())
 
 
 def _at(path: Path, root: Any) -> Any:

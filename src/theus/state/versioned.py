@@ -35,6 +35,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from threading import Lock
 from typing import Any
 
@@ -58,6 +59,7 @@ Entry = tuple[int, Any, int]  #: (change, value before it, serial before it)
 
 
 _FEW = 64  #: so many undo entries are not worth looking at
+_MANY = 10_000  #: so many are not looked through to find what changed
 
 
 class _Core:
@@ -211,6 +213,17 @@ class _Handle:
         """A copy of the whole; called with the lock held."""
         raise NotImplementedError
 
+    def _entries_since(self, old: _Handle) -> Iterator[tuple[Any, Entry]]:
+        """The keys written since an older version that lives, each with the entry that says what it had there."""
+        number = old._number
+        for key, entries in self._core.undo.items():
+            if entries[-1][0] > number:
+                yield key, next(entry for entry in entries if entry[0] > number)
+
+    def _can_tell(self, old: _Handle) -> bool:
+        """Whether what changed since another version is known; called with the lock held."""
+        return old._core is self._core and old._number <= self._number and len(self._core.undo) <= _MANY
+
     def __del__(self) -> None:
         try:
             core = self._core
@@ -318,6 +331,36 @@ class VDict(_Handle):
             stayed.sort(key=_place)
         return [(key, value) for _, key, value in stayed]
 
+    def changes_since(self, old: VDict) -> list[tuple[Any, Any, Any]] | None:
+        """What leads here from an older version: (key, value there, value here), ``MISSING`` where there is none.
+
+        In an order in which it can be done again: what got a new place comes last, in its order. None: it cannot be
+        told.
+        """
+        core = self._core
+        with core.lock:
+            serials = core.serials
+            if not self._can_tell(old) or (serials is not None and self._number != core.number):
+                return None
+            stayed: list[tuple[Any, Any, Any]] = []
+            placed: dict[Any, Any] = {}
+            for key, (_, before, serial) in self._entries_since(old):
+                now = core.seen(key, self._number, core.data.get(key, MISSING))
+                moved = core.ordered and serials is not None and serials.get(key) != serial
+                if before is not MISSING and (now is MISSING or moved):
+                    stayed.append((key, before, MISSING))
+                elif before is not MISSING and now is not before:
+                    stayed.append((key, before, now))
+                if now is not MISSING and (before is MISSING or moved):
+                    placed[key] = now
+            order = list(placed)
+            if serials is not None:
+                order.sort(key=serials.__getitem__)
+            elif core.ordered:  # nothing that an older version could see was removed: the new keys are the last
+                newest = (key for key in reversed(core.data) if key in placed)
+                order = list(islice(newest, len(placed)))[::-1]
+        return [*stayed, *((key, MISSING, placed[key]) for key in order)]
+
     def _forked(self) -> VDict:
         return VDict(self._old_items(), ordered=self._core.ordered)
 
@@ -397,6 +440,22 @@ class VList(_Handle):
                 values[place] = core.seen(place, self._number, values[place])
         return values
 
+    def changes_since(self, old: VList) -> list[tuple[int, Any, Any]] | None:
+        """What leads here from an older version, besides new values at the end: (index, value there, value here).
+
+        None: it cannot be told.
+        """
+        core = self._core
+        with core.lock:
+            if not self._can_tell(old):
+                return None
+            found = [
+                (place, before, core.seen(place, self._number, core.data[place]))
+                for place, (_, before, _) in self._entries_since(old)
+                if place < old._size
+            ]
+        return [(place, before, now) for place, before, now in found if now is not before]
+
     def _forked(self) -> VList:
         return VList(self._values())
 
@@ -438,6 +497,15 @@ class VSet:
 
     def edit(self) -> VSet:
         return VSet(self._members.edit())
+
+    def changes_since(self, old: VSet) -> tuple[set[Any], set[Any]] | None:
+        """What came and what went since an older version. None: it cannot be told."""
+        changes = self._members.changes_since(old._members)
+        if changes is None:
+            return None
+        return {key for key, before, _ in changes if before is MISSING}, {
+            key for key, _, now in changes if now is MISSING
+        }
 
     def include(self, member: Any) -> bool:
         """Add; True if it is new."""

@@ -1,0 +1,39 @@
+"""About how many bytes a value at rest holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from theus.state.values import DICTS, LISTS, OBJECT, SETS, kind_of, parts_of
+
+LIGHT = 64  #: bytes that a number or a short text counts for
+LOOKED_AT = 32  #: so many items of a container are weighed, and the rest by their average
+
+SMALL = frozenset((int, float, bool, type(None)))  #: types that need not be looked at
+_TEXTS = frozenset((str, bytes, bytearray))
+_MANY = frozenset((tuple, frozenset, *DICTS, *LISTS, *SETS))
+
+
+def weigh(value: Any) -> int:
+    """About how many bytes a value holds; looks at a few of many items."""
+    cls = type(value)
+    if cls in SMALL:
+        return LIGHT
+    if cls in _TEXTS:
+        return LIGHT + len(value)
+    if cls in _MANY:
+        items: Iterable[Any] = value.values() if hasattr(value, "values") else value
+        looked, total = 0, 0
+        for item in items:
+            total += weigh(item)
+            looked += 1
+            if looked == LOOKED_AT:
+                break
+        return LIGHT + (total * len(value) // looked if looked else 0)
+    size = getattr(value, "nbytes", None)
+    if isinstance(size, int):
+        return LIGHT + size
+    if kind_of(cls) != OBJECT:  # unknown, an enum member, a class: may refer to anything, itself included
+        return LIGHT * 4
+    return LIGHT + sum(weigh(item) for item in parts_of(value).values())

@@ -408,7 +408,13 @@ class Attempt:
         """Work on a part of a commit that is being made: for a message to state."""
         call = self.open("domain")
         grant = grant_of(call) if call.process.contract.declared else None
-        self.transaction = transaction.nested(call.process.name, grant, None if call.strict else self._tolerated())
+        self.transaction = transaction.part(call.process.name, grant, None if call.strict else self._tolerated())
+
+    def leave(self, transaction: Transaction) -> None:
+        """Let the commit that is being made have what was done in its part."""
+        assert self.transaction is not None
+        transaction.take_over(self.transaction, self.outcome.reads, self.outcome.ops)
+        self.transaction = None
 
     def close(self) -> None:
         """End the call: whoever still holds the context, a draft or the local gets an error that says so."""

@@ -56,7 +56,7 @@ def execute(call: Call, *, measure_cpu: bool = False, within: Transaction | None
             close_local(attempt.local, None)
         attempt.hand_over(value)
         if within is not None:
-            within.replay(outcome.ops, outcome.reads)
+            attempt.leave(within)
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         outcome.error = error
     finally:

@@ -120,8 +120,7 @@ class Head:
                 if conflict is not None:
                     return conflict
             if complete is not None:
-                tx = Transaction(Snapshot(self.version, self.snapshot.root), process=commit.author)
-                operations = _completed(tx, operations, complete)[1]
+                operations = _completed(Transaction(self.snapshot, commit.author), operations, complete)[1]
                 if not operations:
                     return Committed(self.version, ())
             author = commit.author
@@ -174,8 +173,7 @@ class Head:
                     return conflict
             if commit.complete is not None:
                 kind = TrialTransaction if self._staged and not self._staged[-1].lasts else Transaction
-                tx = kind(Snapshot(tip.version, tip.root), process=commit.author)
-                seen, operations = _completed(tx, operations, commit.complete)
+                seen, operations = _completed(kind(tip, commit.author), operations, commit.complete)
                 reads = [*reads, *seen] if commit.ops else seen  # a mere sender is serialized at its snapshot
             if not operations and not commit.records:
                 return Looked(tip.version, reads)
@@ -340,7 +338,8 @@ class Head:
 
 
 def _completed(tx: Transaction, operations: Ops, complete: Callable[[Transaction], None]) -> tuple[Reads, Ops]:
-    """What a commit reads and writes when it is complete. ``tx`` has no head: under the lock it stays where it is."""
+    """What a commit reads and writes when it is complete."""
+    tx._stay()  # under the lock nobody else commits
     try:
         if operations:
             tx.replay(operations)

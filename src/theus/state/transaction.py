@@ -93,7 +93,7 @@ class Transaction:
     @property
     def touched(self) -> bool:
         """Whether anything was asked of the domain at all."""
-        return bool(self._nodes or self._prior)
+        return bool(self._nodes or self._prior or self._kept)
 
     @property
     def on_trial(self) -> bool:
@@ -155,18 +155,22 @@ class Transaction:
         ``reads``: what was read on this state to make them.
         """
         if self._nodes:
-            self._kept, written = self.finish()
-            self._behind = written[len(self._prior) :]
-            self._prior = written
-            end = end_of(self._process)
-            for node in self._nodes:
-                node._close(end)
-            self._nodes = []
+            self._seal(*self.finish())
         self._head = None
         self._prior = [*self._prior, *operations] if self._prior else operations
         self._behind = [*self._behind, *operations] if self._behind else operations
         if reads:
             self._kept = [*self._kept, *reads]
+
+    def _seal(self, reads: Reads, operations: Ops) -> None:
+        """Let what the drafts so far did, as ``finish`` gave it, count as replayed; they end."""
+        self._kept = reads
+        self._behind = operations[len(self._prior) :]
+        self._prior = operations
+        end = end_of(self._process)
+        for node in self._nodes:
+            node._close(end)
+        self._nodes = []
 
     def nested(
         self, process: str = "", grant: Grant | None = None, violations: list[ContractError] | None = None
@@ -177,6 +181,24 @@ class Transaction:
         """
         kind = TrialTransaction if self._nodes or self.on_trial else Transaction
         return kind(Snapshot(self.base, self._now()), process, grant, violations)
+
+    def part(self, process: str, grant: Grant | None, violations: list[ContractError] | None) -> Transaction:
+        """The same for a part that cannot fail alone: this very transaction, as long as nothing was done in it.
+
+        ``take_over`` is to follow.
+        """
+        if self.touched:
+            return self.nested(process, grant, violations)
+        self._process, self._grant, self._violations = process, grant, violations
+        return self
+
+    def take_over(self, part: Transaction, reads: Reads, operations: Ops) -> None:
+        """Let what a part did, as its ``finish`` gave it, count as done here. Its drafts end."""
+        if part is self:
+            self._seal(reads, operations)
+        else:
+            part.close()
+            self.replay(operations, reads)
 
     def view(self) -> Any:
         """A read-only view of the domain as this transaction sees it, own writes included. Counts as reading all of it."""

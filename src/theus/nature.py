@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass, field
 from math import ceil, log2
 from statistics import median
@@ -71,7 +71,7 @@ class Profile:
     walls: Spread = field(default_factory=dict)
     cpus: Spread = field(default_factory=dict)
     holds: float | None = None  #: the part of its CPU during which it held the interpreter's lock
-    recent: deque[Sample] = field(default_factory=lambda: deque(maxlen=RECENT))
+    recent: tuple[Sample, ...] = ()  #: measured calls; replaced and not changed, as other threads may go through them
     measure_at: int = 0  #: the next call to measure
     slow: int = 0  #: calls but the first that took longer than ``SLOW``
     stalls: int = 0  #: how often it kept an event loop from going on
@@ -124,7 +124,7 @@ class Profile:
     def measure(self, outcome: Outcome) -> None:
         """Take in a call that was measured."""
         cpu, held = outcome.cpu or 0.0, outcome.held
-        self.recent.append(Sample(outcome.wall, cpu))
+        self.recent = (*self.recent, Sample(outcome.wall, cpu))[-RECENT:]
         if held is not None and cpu > SHORTEST:
             self.holds = held / cpu if self.holds is None else 0.5 * (self.holds + held / cpu)
         if outcome.moving is not None:
@@ -142,7 +142,7 @@ class Profile:
 
     def known(self) -> Known:
         """What placement goes by."""
-        recent = list(self.recent)
+        recent = self.recent
         if not recent:
             return Known(stalls=self.stalls, refused=self.refused, parallel_threads=threads_are_parallel())
         return Known(
@@ -178,7 +178,7 @@ class Profile:
     def remember(self, evidence: dict[str, Any]) -> None:
         """Take over the evidence of another time, before the first call. What is counted begins at 0."""
         for wall, cpu in evidence["recent"]:
-            self.recent.append(Sample(wall, cpu))
+            self.recent = (*self.recent, Sample(wall, cpu))[-RECENT:]
             self._add_cpu(cpu, wall)
         for name in EVIDENCE:
             setattr(self, name, evidence[name])

@@ -5,8 +5,9 @@ import sys
 import pytest
 
 from theus import process
-from theus.nature import Profile
+from theus.nature import RECENT, Profile
 from theus.placement import Known, place, threads_are_parallel
+from theus.protocols import Outcome
 
 FREE = Known(parallel_threads=True)
 
@@ -48,3 +49,13 @@ def test_the_interpreter_is_asked_whether_its_lock_is_off(enabled, monkeypatch):
 def test_older_pythons_have_a_lock(monkeypatch):
     monkeypatch.delattr(sys, "_is_gil_enabled", raising=False)
     assert not threads_are_parallel()
+
+
+def test_a_thread_that_looks_at_what_was_measured_is_not_disturbed_by_one_that_measures():
+    profile = Profile(process(work))
+    profile.measure(Outcome(wall=0.1, cpu=0.1))
+    seen = iter(profile.recent)
+    for _ in range(20):
+        profile.measure(Outcome(wall=0.2, cpu=0.2))
+    assert [sample.wall for sample in seen] == [0.1]
+    assert [sample.wall for sample in profile.recent] == [0.2] * RECENT

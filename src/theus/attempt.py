@@ -279,7 +279,7 @@ class Attempts:
                     outcome.ops or outcome.messages or in_commit or journal is not None or _keeps(outcome)
                 ):
                     assert store is not None, "only a call with a domain has something to commit"
-                    if engine.tickets.any:
+                    if engine.tickets.queues:
                         again, ticket = await self._give_way(process, outcome, ticket, profile)
                         if again:
                             continue
@@ -500,7 +500,7 @@ class Attempts:
                     )
             if engine.invariants:
                 check_invariants(engine.invariants, transaction)
-            if pending and engine.tickets.any:
+            if pending and engine.tickets.queues:
                 paths = {op[1] for op in transaction.finish()[1]}
                 blocked = engine.tickets.in_the_way(paths, ticket)
                 if blocked is not None:

@@ -330,7 +330,7 @@ class Attempt:
 
     def open_domain(self) -> Any:
         """The draft of the domain, at its first use."""
-        call = self.open("domain")
+        call = self.call or self.open("domain")
         process, snapshot = call.process, call.snapshot
         if snapshot is None:
             raise ScopeError(

@@ -75,13 +75,8 @@ class Tickets:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._queues: dict[Path, deque[Ticket]] = {}
+        self.queues: dict[Path, deque[Ticket]] = {}  #: empty if nobody queues, which every commit looks at
         self._above: Counter[Path] = Counter()  #: every path above a queued one, to find what a whole subtree covers
-
-    @property
-    def any(self) -> bool:
-        """Whether anybody queues at all."""
-        return bool(self._queues)
 
     def request(self, paths: Collection[Path], owner: str) -> Ticket:
         """Queue for all of ``paths`` at once."""
@@ -89,9 +84,9 @@ class Tickets:
         with self._lock:
             first = True
             for path in ticket.paths:
-                queue = self._queues.get(path)
+                queue = self.queues.get(path)
                 if queue is None:
-                    queue = self._queues[path] = deque()
+                    queue = self.queues[path] = deque()
                     self._above.update(path[:length] for length in range(len(path)))
                 queue.append(ticket)
                 first = first and queue[0] is ticket
@@ -111,36 +106,36 @@ class Tickets:
         contended = False
         with self._lock:
             for path in ticket.paths:
-                queue = self._queues[path]
+                queue = self.queues[path]
                 was_first = queue[0] is ticket
                 queue.remove(ticket)
                 contended = contended or bool(queue)
                 if not queue:
-                    del self._queues[path]
+                    del self.queues[path]
                     self._above.subtract(path[:length] for length in range(len(path)))
                 elif was_first and self._is_first(queue[0]):
                     queue[0].ready = True
                     if queue[0]._wake is not None:
                         wakers.append(queue[0]._wake)
-            if not self._queues:
+            if not self.queues:
                 self._above.clear()
         for wake in wakers:
             wake()
         return contended
 
     def _is_first(self, ticket: Ticket) -> bool:
-        return all(self._queues[path][0] is ticket for path in ticket.paths)
+        return all(self.queues[path][0] is ticket for path in ticket.paths)
 
     def in_the_way(self, written: Collection[Path], own: Ticket | None) -> Path | None:
         """A path for which somebody else queues and that a write of ``written`` would touch; None if there is none."""
         with self._lock:
             for path in written:
                 for length in range(len(path) + 1):
-                    queue = self._queues.get(path[:length])
+                    queue = self.queues.get(path[:length])
                     if queue is not None and queue[0] is not own:
                         return path[:length]
                 if self._above[path] > 0:
-                    for other, queue in self._queues.items():
+                    for other, queue in self.queues.items():
                         if other[: len(path)] == path and queue[0] is not own:
                             return other
         return None

@@ -41,7 +41,7 @@ class TransactionBlock(Generic[D]):
             reads, ops = transaction.finish()
             if not ops:
                 return
-            if self._tickets.any and self._tickets.in_the_way([op[1] for op in ops], None) is not None:
+            if self._tickets.queues and self._tickets.in_the_way([op[1] for op in ops], None) is not None:
                 ticket = self._tickets.request({*touched(reads, ops)}, NAME)  # others were here first
                 await ticket.turn(blocking=blocking)
             commit = Commit(transaction.base, reads, ops, NAME)

@@ -245,7 +245,7 @@ def test_a_cancelled_call_that_queued_holds_up_nobody():
         first.cancel()
         third.result(10)
         assert engine.state.count == 1
-        assert not engine.tickets.any
+        assert not engine.tickets.queues
 
 
 # --- messages to state ---
@@ -385,7 +385,7 @@ def test_messages_and_blocks_wait_behind_tickets_too(kind):
             attempts = [await engine.arun(slow) for _ in range(5)]
             over = True
             await asyncio.gather(*others)
-            assert not engine.tickets.any
+            assert not engine.tickets.queues
             return attempts
 
     assert max(asyncio.run(main())) <= 3

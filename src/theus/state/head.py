@@ -59,14 +59,17 @@ class _Era:
     __slots__ = ("__weakref__",)
 
 
-class _Place:
-    """What happened at one written path, and who did it."""
+Stamp = tuple[int, str]  #: when and by whom: a version and the process that made it
+_NEVER: Stamp = (0, "")
 
-    __slots__ = ("below", "deep", "deep_by", "shape", "shape_by", "whole", "whole_by")
+
+class _Place:
+    """What happened at one written path."""
+
+    __slots__ = ("below", "deep", "shape", "whole")
 
     def __init__(self) -> None:
-        self.whole = self.shape = self.deep = 0
-        self.whole_by = self.shape_by = self.deep_by = ""
+        self.whole = self.shape = self.deep = _NEVER
         self.below: dict[Any, _Place] = {}
 
 
@@ -125,11 +128,12 @@ class Head:
                     return Committed(self.version, ())
             author = commit.author
             version = self.version + 1
+            stamp = version, author
             root = self.snapshot.root
             if len(operations) == 1:
                 operation = operations[0]
                 root, moved = apply_op(root, operation)
-                self._mark(operation, moved, version, author)
+                self._mark(operation, moved, stamp)
             else:
                 edits = Edits()
                 changes = []
@@ -138,7 +142,7 @@ class Head:
                     changes.append(moved)
                 root = edits.finish(root)
                 for operation, moved in zip(operations, changes, strict=True):  # only now: nothing can fail any more
-                    self._mark(operation, moved, version, author)
+                    self._mark(operation, moved, stamp)
             if not version % _ERA:
                 self._begin_era(version)
             self.snapshot = snapshot = Snapshot(version, root, self, self._era)
@@ -183,9 +187,10 @@ class Head:
                 root, moves = apply_op(root, operation, edits)
                 moved.append(moves)
             lasts = not edits.has_patches and (not self._staged or self._staged[-1].lasts)
+            stamp = version, commit.author
             staged = Staged(Snapshot(version, edits.finish(root)), commit.author, operations, reads, moved, lasts)
             for operation, moves in zip(operations, moved, strict=True):
-                self._mark(operation, moves, version, commit.author)
+                self._mark(operation, moves, stamp)
             self._staged.append(staged)
             return staged
 
@@ -248,16 +253,16 @@ class Head:
                 continue
             if type(place) is Conflict:
                 return place
-            if deep and place.deep > base:
-                return Conflict(path, place.deep_by)
-            if shape and place.shape > base:
-                return Conflict(path, place.shape_by)
+            if deep and place.deep[0] > base:
+                return Conflict(path, place.deep[1])
+            if shape and place.shape[0] > base:
+                return Conflict(path, place.shape[1])
             below = place.below
             if below:
                 for key in keys if len(keys) <= len(below) else [key for key in below if key in keys]:
                     child = below.get(key)
-                    if child is not None and child.whole > base:
-                        return Conflict((*path, key), child.whole_by)
+                    if child is not None and child.whole[0] > base:
+                        return Conflict((*path, key), child.whole[1])
         for operation in operations:
             path = operation[1]
             place = self._reach(path[:-1] if operation[0] in ON_PART else path, base)
@@ -268,16 +273,16 @@ class Head:
     def _reach(self, path: Path, base: int) -> Any:
         """The place at ``path``; None if nothing at or below changed since ``base``; a Conflict if it was replaced."""
         place = self._written
-        if place.deep <= base:
+        if place.deep[0] <= base:
             return None
-        if place.whole > base:
-            return Conflict((), place.whole_by)
+        if place.whole[0] > base:
+            return Conflict((), place.whole[1])
         for depth, key in enumerate(path, 1):
             found = place.below.get(key)
-            if found is None or found.deep <= base:
+            if found is None or found.deep[0] <= base:
                 return None
-            if found.whole > base:
-                return Conflict(path[:depth], found.whole_by)
+            if found.whole[0] > base:
+                return Conflict(path[:depth], found.whole[1])
             place = found
         return place
 
@@ -289,44 +294,34 @@ class Head:
         if len(self._eras) > self._sweep_at or self._places > self._sweep_at:
             self._sweep()
 
-    def _mark(self, operation: Op, moved: bool, version: int, author: str) -> None:
+    def _mark(self, operation: Op, moved: bool, stamp: Stamp) -> None:
         """Note in the tree of written paths what an operation changed; ``moved``: keys or length changed."""
         kind, path = operation[0], operation[1]
-        place = self._written
-        place.deep = version
-        place.deep_by = author
-        above: _Place | None = None
+        above = place = self._written
+        place.deep = stamp
         for key in path:
             above = place
-            found = place.below.get(key)
-            if found is None:
-                found = place.below[key] = _Place()
-                self._places += 1
-            place = found
-            place.deep = version
-            place.deep_by = author
+            place = above.below.get(key) or self._new_place(above, key)
+            place.deep = stamp
         if kind in ON_PART:
-            place.whole = version
-            place.whole_by = author
+            place.whole = stamp
             if kind != "add" and place.below:
                 self._places -= _count(place)
                 place.below = {}
             if moved:
-                place = above or place
-                place.shape = version
-                place.shape_by = author
+                above.shape = stamp
             return
         if moved:
-            place.shape = version
-            place.shape_by = author
+            place.shape = stamp
         if kind != "append":
             for member in operation[2]:
-                child = place.below.get(member)
-                if child is None:
-                    child = place.below[member] = _Place()
-                    self._places += 1
-                child.whole = child.deep = version
-                child.whole_by = child.deep_by = author
+                child = place.below.get(member) or self._new_place(place, member)
+                child.whole = child.deep = stamp
+
+    def _new_place(self, above: _Place, key: Any) -> _Place:
+        place = above.below[key] = _Place()
+        self._places += 1
+        return place
 
     def _sweep(self) -> None:
         """Forget what happened before the oldest living snapshot."""
@@ -351,16 +346,16 @@ def _completed(tx: Transaction, operations: Ops, complete: Callable[[Transaction
 
 def _lower(place: _Place, version: int) -> None:
     """What was marked with a later version never came to be: let it count as changed at ``version`` at the latest."""
-    if place.deep > version:
-        place.deep = version
-        place.whole = min(place.whole, version)
-        place.shape = min(place.shape, version)
+    if place.deep[0] > version:
+        place.deep, place.whole, place.shape = (
+            (min(when, version), who) for when, who in (place.deep, place.whole, place.shape)
+        )
         for child in place.below.values():
             _lower(child, version)
 
 
 def _drop(place: _Place, horizon: int) -> None:
-    outdated = [key for key, child in place.below.items() if child.deep <= horizon]
+    outdated = [key for key, child in place.below.items() if child.deep[0] <= horizon]
     for key in outdated:
         del place.below[key]
     for child in place.below.values():

@@ -26,7 +26,7 @@ def weigh(value: Any) -> int:
         items: Iterable[Any] = value.values() if hasattr(value, "values") else value
         looked, total = 0, 0
         for item in items:
-            total += weigh(item)
+            total += LIGHT if type(item) in SMALL else weigh(item)
             looked += 1
             if looked == LOOKED_AT:
                 break

@@ -16,25 +16,22 @@ class Listeners:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._all: tuple[Callable[[Committed], None], ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self._all)
+        self.all: tuple[Callable[[Committed], None], ...] = ()
 
     def add(self, listener: Callable[[Committed], None]) -> Callable[[], None]:
         """Let it hear of each commit from now on; gives how to end that."""
         with self._lock:
-            self._all = (*self._all, listener)
+            self.all = (*self.all, listener)
 
         def end() -> None:
             with self._lock:
-                self._all = tuple(other for other in self._all if other is not listener)
+                self.all = tuple(other for other in self.all if other is not listener)
 
         return end
 
     def tell(self, committed: Committed) -> None:
         """A commit is made. What a listener raises is logged: it cannot undo it."""
-        for listener in self._all:
+        for listener in self.all:
             try:
                 listener(committed)
             except Exception:

@@ -39,7 +39,7 @@ class MemoryStore:
             answer = self._commit(commit)
         else:
             answer = self._head.commit(commit)
-        if self._listeners and type(answer) is Committed:
+        if self._listeners.all and type(answer) is Committed:
             self._listeners.tell(answer)
         return answer
 

@@ -160,11 +160,11 @@ def test_aenter_in_a_def_says_what_to_do():
 class TestAfterTheEnd:
     """Whoever keeps a piece of a call gets an error that names scope and process."""
 
-    @pytest.fixture
-    def kept(self):
+    @pytest.fixture(params=[None, "state"])
+    def kept(self, request):
         pieces = {}
 
-        @process
+        @process(nature=request.param)
         def leaky(ctx, value):
             ctx.local.x = 1
             ctx.domain.items.append(5)

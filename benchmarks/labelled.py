@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -109,15 +110,19 @@ def writes_to_disk() -> None:
 
 
 @functools.cache
-def database() -> sqlite3.Connection:
-    connection = sqlite3.connect(":memory:", check_same_thread=False)
-    connection.execute("create table t (n integer)")
-    connection.executemany("insert into t values (?)", ((n,) for n in range(300_000)))
-    return connection
+def database() -> str:
+    """The path of a table that is not changed any more."""
+    path = os.path.join(tempfile.mkdtemp(prefix="labelled-"), "table.db")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("create table t (n integer)")
+        connection.executemany("insert into t values (?)", ((n,) for n in range(300_000)))
+        connection.commit()
+    return path
 
 
 def scans_a_table() -> None:
-    database().execute("select sum(n * n) from t where n % 7 = 3").fetchall()
+    with contextlib.closing(sqlite3.connect(database())) as connection:
+        connection.execute("select sum(n * n) from t where n % 7 = 3").fetchall()
 
 
 def adds() -> int:
@@ -136,24 +141,14 @@ def parses_little() -> object:
     return json.loads('{"a": 1}')
 
 
-def rarely_sleeps() -> Callable[[], None]:
-    turn = iter(range(10**9))
-
-    def mixed() -> None:
-        if next(turn) % 3 == 2:
-            time.sleep(0.02)
-
-    return mixed
+def rarely_sleeps(turn: int = 0) -> None:
+    if turn % 3 == 2:
+        time.sleep(0.02)
 
 
-def every_other_computes() -> Callable[[], None]:
-    turn = iter(range(10**9))
-
-    def mixed() -> None:
-        if next(turn) % 2 == 0:
-            spin(0.03)
-
-    return mixed
+def every_other_computes(turn: int = 0) -> None:
+    if turn % 2 == 0:
+        spin(0.03)
 
 
 def labelled() -> Iterator[tuple[str, Callable[[], object], Label]]:
@@ -168,8 +163,8 @@ def labelled() -> Iterator[tuple[str, Callable[[], object], Label]]:
         yield function.__name__, function, WAITS
     for function in (adds, looks_up, formats, parses_little):
         yield function.__name__, function, SHORT
-    yield "rarely_sleeps", rarely_sleeps(), WAITS
-    yield "every_other_computes", every_other_computes(), COMPUTES
+    yield "rarely_sleeps", rarely_sleeps, WAITS
+    yield "every_other_computes", every_other_computes, COMPUTES
     yield from _scientific()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from theus.errors import DefinitionError
-from theus.placement import PARALLEL
+from theus.placement import PARALLEL, place
 from theus.processes import Process
 from theus.protocols import Call
 from theus.schedule import Position
@@ -25,7 +25,9 @@ async def compute(attempts: Attempts, call: Call, function: Callable[..., Any], 
     process = _process(function, engine.computed, call)
     process.check_arguments(args, {})
     profile = engine.profile(process)
-    environment = engine.environment("inline" if engine.debug else PARALLEL)
+    placement = place(process, blocking=False, debug=engine.debug, known=profile.known())
+    asked = engine.debug or process.nature == "cpu"  # it says where it computes, and explain says the same
+    environment = engine.environment(placement.environment if asked else PARALLEL)
     position = Position(call.key, process.name)
     inner = Call(process, args, {}, None, None, None, call.attempt, position, call.deadline, attempts)
     outcome = await environment.run(inner)

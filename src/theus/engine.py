@@ -28,6 +28,7 @@ from theus.attempt import Attempts, check_invariants, tell_of_lost_worker
 from theus.clock import SystemClock
 from theus.context import running_attempt
 from theus.doors import drive, warn_about_loop
+from theus.environments.cpus import usable_cpus
 from theus.environments.inline import BriefEnvironment, InlineEnvironment
 from theus.environments.loop import LoopEnvironment
 from theus.environments.meter import Meter, Ticker
@@ -144,7 +145,7 @@ class Engine(Generic[D]):
         self._ticker = Ticker()
         self.meters = (Meter(), Meter(self._ticker))
         self.tickets = Tickets()
-        self._workers = workers
+        self._asked_workers = workers
         self._worker_limits = (max_tasks_per_worker, max_worker_rss)
         self._max_pending = max_pending
         self._resources = Resources(resources)
@@ -172,6 +173,7 @@ class Engine(Generic[D]):
         # What is known by an id is kept with what has it, so no id stands for two.
         self._plans: Remembered[int, _Plan] = Remembered(MOST_PLANS)
         self._overlaps: Remembered[int, Overlap] = Remembered(MOST_PLANS)
+        self._overlapped: Remembered[tuple[str, ...], Overlap] = Remembered(MOST_PLANS)  #: by what their steps are
         self.computed: Remembered[int, Process[Any, Any]] = Remembered(MOST_PLANS)  #: functions of ``ctx.compute``
         self.profiled: Remembered[str, Profile] = Remembered(MOST_PLANS)
         self.learned = Learned(store, self.profiled, self.clock)
@@ -505,12 +507,16 @@ class Engine(Generic[D]):
         """The newest committed state; None without a domain."""
         return None if self.store is None else self.store.snapshot
 
+    @functools.cached_property
+    def _workers(self) -> int:
+        return self._asked_workers or usable_cpus()
+
     def profile(self, process: Process[Any, Any]) -> Profile:
         """What is known of a process, however it is bound and however often it is made."""
         name = definition(process)
         profile = self.profiled.get(name)
         if profile is None:
-            profile = Profile(process.root)
+            profile = Profile(process.root, self._workers)
             self.learned.recall(name, profile)
             self.profiled.keep(name, profile)
         return profile
@@ -518,8 +524,10 @@ class Engine(Generic[D]):
     def overlap(self, node: Flow[Any, Any]) -> Overlap:
         """What is known of how the steps of a flow overlap."""
         overlap = self._overlaps.get(id(node))
-        if overlap is None or overlap.node is not node:
-            overlap = self._overlaps.keep(id(node), Overlap(node))
+        if overlap is None or overlap.node is not node:  # a flow that is built anew for each run is the one before
+            name = tuple(definition(step) if isinstance(step, Process) else type(step).__name__ for step in node.steps)
+            overlap = self._overlaps.keep(id(node), Overlap(node, self._overlapped.get(name)))
+            self._overlapped.keep(name, overlap)
         return overlap
 
     def settle(
@@ -550,7 +558,7 @@ class Engine(Generic[D]):
 
     def _make_environment(self, name: str) -> Environment:
         from theus.environments.peer import Limits
-        from theus.environments.worker import WorkerEnvironment, usable_cpus
+        from theus.environments.worker import WorkerEnvironment
 
         kind = WorkerEnvironment
         if name == "interpreter":
@@ -558,7 +566,7 @@ class Engine(Generic[D]):
 
             kind = InterpreterEnvironment
         return kind(
-            self._workers or usable_cpus(),
+            self._workers,
             resources=self._resources.factories,
             limits=Limits(*self._worker_limits),
             on_lost=tell_of_lost_worker,

@@ -9,7 +9,7 @@ from math import ceil, log2
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from theus.placement import SETTLED, SLOW, Known, gain, is_free, milliseconds, threads_are_parallel
+from theus.placement import SETTLED, SHORT, SLOW, Known, gain, is_free, milliseconds, threads_are_parallel
 from theus.proposal import Touched
 
 if TYPE_CHECKING:
@@ -20,12 +20,11 @@ if TYPE_CHECKING:
 
 MOST_RIVALS = 64  #: different (path, process) that are counted
 SAMPLE = 16  #: every so manyeth call is measured, after the first ones
-RARELY = 128  #: the same when there were many calls: measuring one costs as much as some short ones
+RARELY = 128  #: the same when there were many calls, or short ones: measuring one costs as much as some of those
 FIRST = 3  #: calls that are measured one by one
 RECENT = 8  #: measured calls that placement goes by
-WORTH_A_TICKER = 0.002  #: seconds; what is shorter on average holds nothing for long
-SHORTEST = 0.001  #: seconds of CPU in which a ticker can see something
-EVIDENCE = ("holds", "stalls", "shares", "moved", "moving")  #: with the recent calls, what placement goes by
+WORTH_A_TICKER = SHORTEST = 0.001  #: seconds, of a call on average and of its CPU, in which a ticker can see something
+EVIDENCE = ("holds", "waits", "stalls", "shares", "moved", "moving")  #: with the recent calls, what placement goes by
 SURPRISE = 4.0  #: a call that takes so many times as long as usual has the next one measured
 
 
@@ -59,6 +58,7 @@ class Profile:
     """
 
     process: Process[Any, Any]
+    workers: int = 2  #: that its engine would have
     calls: int = 0
     failures: int = 0
     conflicts: int = 0
@@ -71,6 +71,7 @@ class Profile:
     walls: Spread = field(default_factory=dict)
     cpus: Spread = field(default_factory=dict)
     holds: float | None = None  #: the part of its CPU during which it held the interpreter's lock
+    waits: float = 0.0  #: what it surely waits in a call, for neither the lock nor a processor
     recent: tuple[Sample, ...] = ()  #: measured calls; replaced and not changed, as other threads may go through them
     measure_at: int = 0  #: the next call to measure
     slow: int = 0  #: calls but the first that took longer than ``SLOW``
@@ -127,18 +128,23 @@ class Profile:
         self.recent = (*self.recent, Sample(outcome.wall, cpu))[-RECENT:]
         if held is not None and cpu > SHORTEST:
             self.holds = held / cpu if self.holds is None else 0.5 * (self.holds + held / cpu)
+        if outcome.waited is not None:
+            self.waits = outcome.waited if len(self.recent) == 1 else 0.5 * (self.waits + outcome.waited)
         if outcome.moving is not None:
             self.moved, self.moving = outcome.moved, outcome.moving
 
     def meter(self, meters: tuple[Meter, Meter]) -> Meter:
         """What the next call is measured with: only the CPU clock, or a ticker, too."""
         recent = self.recent
-        often = 1 if len(recent) < FIRST else min(max(SAMPLE, self.calls // 4), RARELY)
+        usual = sum(sample.wall for sample in recent) / (len(recent) or 1)
+        if len(recent) < FIRST or (
+            self.holds is None and sum(sample.cpu for sample in recent) > SHORTEST * len(recent)
+        ):
+            often = 1  # what it does with the lock could not be told yet
+        else:
+            often = RARELY if usual < SHORT else min(max(SAMPLE, self.calls // 4), RARELY)
         self.measure_at = self.calls + often
-        worth = is_free(self.process) and (
-            len(recent) < FIRST or sum(sample.wall for sample in recent) > WORTH_A_TICKER * len(recent)
-        )
-        return meters[worth]
+        return meters[is_free(self.process) and (len(recent) < FIRST or usual > WORTH_A_TICKER)]
 
     def known(self) -> Known:
         """What placement goes by."""
@@ -151,6 +157,8 @@ class Profile:
             cpu=sum(sample.cpu for sample in recent) / len(recent),
             typical_cpu=median(sample.cpu for sample in recent),
             holds=self.holds,
+            waits=self.waits,
+            workers=self.workers,
             slow=self.slow / self.calls if self.calls else 0.0,
             stalls=self.stalls,
             moving=self.moving,
@@ -181,7 +189,7 @@ class Profile:
             self.recent = (*self.recent, Sample(wall, cpu))[-RECENT:]
             self._add_cpu(cpu, wall)
         for name in EVIDENCE:
-            setattr(self, name, evidence[name])
+            setattr(self, name, evidence.get(name, getattr(self, name)))
 
     def conflict(self, path: str, author: str) -> None:
         """Count an attempt that has to be made again, and because of whom."""

@@ -202,14 +202,18 @@ class Overlap:
     """What one engine knows of one flow: which steps may start early, after which, and how well that went.
 
     Runs of the flow share it, on any thread: each takes the order that it finds, and a number that is lost because two
-    wrote at once changes no result.
+    wrote at once changes no result. ``before``: of a flow of the same steps, perhaps bound to other arguments, which are
+    a guess as good as any.
     """
 
-    def __init__(self, node: Flow[Any, Any]) -> None:
+    def __init__(self, node: Flow[Any, Any], before: Overlap | None = None) -> None:
         self.node = node
         self._declared = [_declared(index, step) for index, step in enumerate(node.steps)]
         self._seen = list(self._declared)  #: what is not declared, as the last run did it
-        self._doubts = [0.0] * len(node.steps)  #: how often an early attempt was in vain of late, 0 to 1
+        if before is not None:
+            self._seen = [reach or seen for reach, seen in zip(self._declared, before._seen, strict=True)]
+        #: how often an early attempt was in vain of late, 0 to 1
+        self._doubts: list[float] = [0.0] * len(node.steps) if before is None else before._doubts
         self._order = _Order(node.steps, self._seen)
         self._is_outdated = False
         self.is_possible = self._order.overlaps  #: for any step, if all goes well

@@ -5,7 +5,8 @@ about, run with work beside it::
 
     not measured                            thread: it may wait
     takes some microseconds, every time     inline: shorter than the way to a thread
-    computes, and holds the lock            parallel, if it may travel and moving it costs less than it computes
+    computes, and holds the lock            parallel, if it may travel and moving it costs less than it computes,
+                                            unless it waits for so long that it would take up a worker for nothing
     computes, and releases the lock         thread: numpy and the like are as parallel there
     waits                                   thread
 
@@ -42,7 +43,8 @@ OWN_LOOP = "own loop"
 ENOUGH = 3  #: measured calls after which a process may be called short
 SHORT = 50e-6  #: seconds; the way to a thread and back is longer
 SLOW = 0.005  #: seconds of an inline call that a loop bears now and then
-COMPUTES = 0.005  #: seconds of CPU in a call that are worth another core
+COMPUTES = 0.005  #: seconds of CPU in a call that matter, whatever it does with the interpreter's lock
+HINDERS = 0.001  #: seconds with the lock that are worth another core: the way there and back takes a tenth of that
 STAYS = 0.4  #: the part of a threshold that is enough to stay
 HOLDS = 0.5  #: the part of its CPU during which it holds the interpreter's lock, from which a thread is no help
 SETTLED = 1000  #: calls in one place before a process may leave the threads (again)
@@ -65,6 +67,8 @@ class Known:
     cpu: float = 0.0  #: their mean
     typical_cpu: float = 0.0  #: their median
     holds: float | None = None  #: the part of its CPU during which it held the interpreter's lock; None: not seen
+    waits: float = 0.0  #: what it surely waits, for neither the lock nor a processor
+    workers: int = 2  #: that there would be
     slow: float = 0.0  #: the part of all calls, but the first, that took longer than ``SLOW``
     stalls: int = 0  #: how often it kept an event loop from going on
     moving: float | None = None  #: what it takes to send a call and its result; None: not known
@@ -76,8 +80,11 @@ class Known:
         """What the process is. ``now``: where it runs; who is there stays on less evidence than it took to come."""
         if not self.measured:
             return "unknown"
-        if self.cpu >= COMPUTES * (STAYS if now == PARALLEL else 1.0):
-            return "unknown" if self.holds is None else "computes" if self.holds >= HOLDS else "releases"
+        part = STAYS if now == PARALLEL else 1.0
+        if self.cpu >= HINDERS * part and self.holds is not None and self.holds >= HOLDS:
+            return "computes"
+        if self.cpu >= COMPUTES * part:
+            return "unknown" if self.holds is None else "releases"
         room = 2.0 if now == "inline" else 1.0
         if max(self.wall, self.typical_cpu) < SHORT * room and self.slow <= 0.01 * room and self.measured >= ENOUGH:
             return "short"
@@ -199,6 +206,13 @@ def _computing(process: Process[Any, Any], known: Known, now: str) -> Placement:
         return Placement(
             "thread",
             f"another core is not worth it: moves {milliseconds(known.moving)} to compute {milliseconds(known.cpu)}",
+        )
+    # Many calls at once take (cpu + waits) / workers each there, but max(cpu, waits / calls) in threads, which are many.
+    # A single one takes as long here as there. The half more is for few calls at once, which do not fill the threads.
+    if known.waits > 1.5 * (known.workers - 1) * known.cpu * (1.0 if now != PARALLEL else 1 / STAYS):
+        return Placement(
+            "thread",
+            f"{does}, but waits {milliseconds(known.waits)}, for which it would take up one of {known.workers} workers",
         )
     return Placement(PARALLEL, f"{does}: on another core")
 

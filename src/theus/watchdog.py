@@ -1,15 +1,19 @@
 """Notices, while it happens, that an event loop does not go on, and sees where it is held up.
 
-A thread asks each loop that has runs in hand for a sign of life, forty times a second. As long as there is none it looks
-at the stack of the loop's thread each time. Who is seen there for 50 ms is told of. What the system let the thread wait
-for a processor is not counted, where the system tells that, nor what the garbage collector took: it comes to whoever makes
-the next object. While C code holds the interpreter's lock the watchdog is
-blind; its first look afterwards may show who just gave the lock back.
+Each loop that has runs in hand gives a sign of life forty times a second, and a thread looks for it as often. As long as
+it is overdue the thread looks at the stack of the loop's thread each time. Who is seen there for 50 ms is told of. What
+the system let the loop wait for a processor is not counted, where the system tells that, nor what the garbage collector
+took: it comes to whoever makes the next object. While C code holds the interpreter's lock the watchdog is blind; its
+first look afterwards may show who just gave the lock back.
+
+A look takes the interpreter's lock once, while all is well: a loop that wants it from a call that computes in a thread
+may lose a switch interval to anybody else who does. So nothing is sent and the system is asked for nothing before a
+sign is overdue.
 
 Making a resource is excused: it happens once, whoever asks for it first. (An HTTP client reads certificates in C code,
 which holds the lock for a tenth of a second.)
 
-With no run in hand nothing is asked, and the thread ends after a while.
+With no run in hand nobody looks, and the thread ends after a while.
 """
 
 from __future__ import annotations
@@ -17,11 +21,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import itertools
 import sys
 import threading
 import traceback
 from collections.abc import Callable
-from time import perf_counter
+from time import perf_counter, thread_time
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,7 +40,8 @@ if TYPE_CHECKING:
     from theus.protocols import Call
 
 BOUND = 0.05  #: seconds for which nothing may keep a loop from going on
-BEAT = 0.025  #: seconds between two looks
+BEAT = 0.025  #: seconds between two looks, and between two signs of life
+REFRESH = 400  #: looks after which small delays of the watchdog itself are forgotten
 IDLE_SECONDS = 10.0  #: a watchdog with nothing to watch for so long ends
 
 
@@ -93,6 +99,8 @@ class Watchdog:
             if watch is None:
                 watch = self._watched[loop] = _Watch(loop, self._collections)
             watch.runs += 1
+            if not watch.is_beating:
+                watch.beat()
             if self._thread is None and not self._ended.is_set():
                 self._thread = threading.Thread(target=self._guard, name="theus-watchdog", daemon=True)
                 self._thread.start()
@@ -114,19 +122,20 @@ class Watchdog:
         own = RunDelay(threading.get_native_id())
         gc.callbacks.append(self._collections)
         try:
-            while self._rest():
-                for watch in list(self._watched.values()):
-                    if watch.runs and watch.answered:
-                        watch.ask()
-                before, lost = perf_counter(), own.seconds() + self._collections.seconds()
+            for number in itertools.count():
+                if not self._rest():
+                    break
+                if number % REFRESH == 0:
+                    own.new()
+                before, garbage = perf_counter(), self._collections.seconds()
                 self._ended.wait(BEAT)
                 now = perf_counter()
                 frames = sys._current_frames()  # first of all: who held the lock gave it back just now
                 excused = self._resources.made_at
-                lost = own.seconds() + self._collections.seconds() - lost
-                blind = excused < before and now - before - BEAT - lost > BOUND
+                late = now - before - BEAT - (self._collections.seconds() - garbage)
+                blind = excused < before and late > BOUND and late - own.new() > BOUND
                 for watch in list(self._watched.values()):
-                    if watch.asked < excused:
+                    if watch.due < excused:
                         watch.excuse(min(now, excused))
                         continue
                     stall = watch.look(now, frames, blind=blind)
@@ -162,37 +171,32 @@ class _Watch:
         self.loop = loop
         self._collections = collections
         self.runs = 0
-        self.answered = True
+        self.is_beating = False
         self.thread = threading.get_ident()
+        self.due = 0.0  #: when the next sign of life is
+        self._computed = 0.0  #: the CPU time of the thread at the last one
         self._delay = RunDelay(threading.get_native_id())
-        self.asked = 0.0
-        self._lost = 0.0
-        self._computed = 0.0
+        self._lost = 0.0  #: when somebody was seen first
         self._suspect: object = None  #: who was seen at the last look
         self._since = 0.0  #: since when
         self._told: object = None  #: of whom
 
-    def ask(self) -> None:
-        """Ask for a sign of life."""
-        self._lost, self._computed = self._loses(), self._delay.cpu()
-        self.asked = perf_counter()
-        self.answered, self._suspect, self._told = False, None, None
-        try:
-            self.loop.call_soon_threadsafe(self._answer)
-        except RuntimeError:  # it was closed with runs in hand
-            self.runs, self.answered = 0, True
-
-    def _answer(self) -> None:
-        self.answered = True
+    def beat(self) -> None:
+        """A sign of life, in the loop's thread, and the next one soon, as long as there are runs."""
+        self.due, self._computed = perf_counter() + BEAT, thread_time()
+        self._suspect = self._told = None
+        self.is_beating = self.runs > 0
+        if self.is_beating:
+            self.loop.call_later(BEAT, self.beat)
 
     def excuse(self, until: float) -> None:
         """What was so far does not count."""
-        self._lost, self._computed = self._loses(), self._delay.cpu()
-        self.asked, self._suspect = until, None
+        self.due, self._computed, self._suspect = until, self._delay.cpu(), None
 
     def look(self, now: float, frames: Frames, *, blind: bool) -> Stall | None:
         """Who keeps the loop from going on for too long now. ``blind``: the interpreter's lock could not be had."""
-        if not self.runs or (self.answered and not blind):
+        is_overdue = now > self.due + BEAT
+        if not self.runs or not (is_overdue or blind) or self.loop.is_closed():
             return None
         call, shown = _culprit(frames.get(self.thread))
         call = call or _of_task(self.loop)
@@ -202,13 +206,11 @@ class _Watch:
             held = [(found, at) for found, at in others if found is not None]
             if len(held) == 1:  # else it cannot be said who it was
                 (call, shown), elsewhere = held[0], True
-        if shown is None or (self.answered and call is None):
+        if shown is None or (call is None and not is_overdue):
             return None
         suspect = call or shown.f_code
-        if suspect is not self._suspect:
-            # Who is seen first was there for a beat at the most: what the loop did before that may have been others' work.
-            self._since = max(self.asked, now - BEAT) if self._suspect is None else now
-            self._suspect = suspect
+        if suspect is not self._suspect:  # what the loop did before may have been others' work
+            self._suspect, self._since, self._lost = suspect, now - BEAT if blind else now, self._loses()
         seconds = now - self._since
         if suspect is self._told or (seconds - (self._loses() - self._lost) < BOUND and not blind):
             return None

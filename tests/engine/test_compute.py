@@ -88,6 +88,14 @@ def test_it_runs_in_another_process_and_says_so(engine):
     assert row.environment == "worker"
 
 
+def test_where_threads_compute_at_the_same_time_it_is_one_of_them_and_says_so(monkeypatch):
+    monkeypatch.setattr("theus.nature.threads_are_parallel", lambda: True)
+    with Engine(workers=2) as engine:
+        pid, _ = engine.run(asks, where, 3)
+        row = next(row for row in engine.profiles().rows if row.process == "where")
+    assert (pid, row.environment) == (os.getpid(), "thread")
+
+
 def test_a_process_without_context_is_a_function_too(engine):
     assert engine.run(asks, squares, 3) == 9
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 from recorded_calls import RECORDED
 
 from theus import Engine, each, process
-from theus.environments.meter import Ticker
+from theus.environments.meter import Meter, Seen, Ticker, _held
 from theus.events import ProcessMoved
 from theus.nature import Profile, quantile
 from theus.placement import (
@@ -26,7 +26,8 @@ from theus.placement import (
     place,
     threads_are_parallel,
 )
-from theus.protocols import Outcome
+from theus.protocols import Call, Outcome
+from theus.testing.environments import EngineStub
 
 PATTERN = re.compile("a+")
 seen: list[int] = []
@@ -84,6 +85,55 @@ def test_a_call_out_of_the_ordinary_has_the_next_one_measured():
     assert profile.measure_at == profile.calls
 
 
+def test_who_holds_the_lock_for_a_few_milliseconds_is_seen_and_nobody_guesses():
+    assert profile_of([(0.003, 0.003, 0.003)]).known().kind() == "computes"
+    assert profile_of([(0.003, 0.003, None)]).known().kind() == "waits"
+    assert profile_of([(0.02, 0.003, 0.0)]).known().kind() == "waits"
+
+
+@pytest.mark.parametrize(
+    ("seen", "cpu", "all_cpu", "wall", "held"),
+    [
+        (None, 0.02, 0.02, 0.02, None),
+        (Seen(3, 0.0), 0.02, 0.04, 0.02, 0.0),  # BLAS: others compute, but nobody is late
+        (Seen(3, 0.02), 0.02, 0.02, 0.02, 0.02),
+        (Seen(3, 0.02), 0.02, 0.04, 0.02, None),  # it or another one
+        (Seen(3, 0.04), 0.01, 0.04, 0.04, 0.01),  # in turns on one core
+        (Seen(0, 0.004), 0.004, 0.008, 0.004, 0.004),  # other threads spin, but nobody else had the lock
+        (Seen(0, 0.004), 0.002, 0.008, 0.004, None),
+    ],
+)
+def test_whose_the_lock_was(seen, cpu, all_cpu, wall, held):
+    assert _held(seen, cpu, all_cpu, wall) == held
+
+
+def test_as_long_as_nobody_can_tell_each_call_is_looked_at():
+    profile = profile_of([(0.1, 0.1, None)] * 4)
+    profile.meter((None, None))
+    assert profile.measure_at == profile.calls + 1
+    profile = profile_of([(0.1, 0.1, 0.1)] * 4)
+    profile.meter((None, None))
+    assert profile.measure_at > profile.calls + 1
+
+
+def test_a_ticker_sees_whether_the_lock_can_be_had():
+    meter = Meter(Ticker())
+
+    def measured(fn):
+        call = Call(process(fn), (), {}, None, None, None, 1, 1, None, EngineStub(), meter=meter)
+        for _ in range(30):  # three will do, where nothing else keeps the processors
+            outcome = meter.measure(call)
+            if outcome.held is not None:
+                return outcome
+        return outcome
+
+    waits = measured(lambda: time.sleep(0.05))
+    assert waits.held == pytest.approx(0.0, abs=0.01)
+    assert waits.waited <= waits.wall
+    if not threads_are_parallel():
+        assert measured(lambda: spin(0.05)).held > 0.0
+
+
 # --- where it goes ---
 
 COMPUTES = Known(measured=3, wall=0.1, cpu=0.1, typical_cpu=0.1, holds=1.0, moving=0.001)
@@ -124,6 +174,16 @@ def test_who_computes_goes_to_another_core():
 
 def test_who_releases_the_lock_stays_in_a_thread():
     assert placed(spin, changed(COMPUTES, holds=0.1)).environment == "thread"
+
+
+def test_who_would_take_up_a_worker_for_waiting_stays_in_a_thread():
+    much = changed(COMPUTES, cpu=0.02, waits=0.1)
+    assert placed(spin, much).environment == "thread"
+    assert placed(spin, much).reason.endswith("but waits 100 ms, for which it would take up one of 2 workers")
+    assert placed(spin, changed(much, workers=16)).environment == "worker"  # they are there for it
+    assert placed(spin, changed(much, waits=0.02)).environment == "worker"
+    assert placed(spin, changed(much, waits=0.06)).environment == "thread"
+    assert placed(spin, changed(much, waits=0.06), now="worker").environment == "worker"
 
 
 def test_not_worth_it_says_so():
@@ -382,9 +442,9 @@ def test_a_ticker_ends_when_nothing_is_watched(monkeypatch):
     monkeypatch.setattr("theus.environments.meter.IDLE_SECONDS", 0.01)
     ticker = Ticker()
     for _ in range(2):  # and begins anew
-        ticker.watch(time.perf_counter())
+        before = ticker.watch(time.perf_counter())
         thread = ticker._thread
         assert thread is not None
-        ticker.leave(time.perf_counter())
+        ticker.leave(time.perf_counter(), before)
         thread.join(30)
         assert not thread.is_alive()

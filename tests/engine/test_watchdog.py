@@ -373,6 +373,25 @@ def test_an_engine_that_nobody_holds_is_not_kept_by_its_watchdog(told):
     assert gone() is None
 
 
+@on_every_loop
+def test_a_loop_gives_signs_of_life_as_long_as_it_has_runs(factory):
+    async def main():
+        watch = _Watch(asyncio.get_running_loop(), Collections())
+        watch.runs = 1
+        watch.beat()
+        first = watch.due
+        while watch.due == first:
+            await asyncio.sleep(0.001)
+        assert watch.look(watch.due, sys._current_frames(), blind=False) is None
+        watch.runs = 0
+        while watch.is_beating:
+            await asyncio.sleep(0.001)
+        watch.close()
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(asyncio.wait_for(main(), 60))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a thread computed")
 @pytest.mark.parametrize(("seconds", "is_told"), [(0.0, False), (0.1, True)], ids=["it waited", "it computed"])
 def test_who_did_nothing_is_not_to_blame_for_a_lock_that_could_not_be_had(seconds, is_told):
@@ -381,7 +400,7 @@ def test_who_did_nothing_is_not_to_blame_for_a_lock_that_could_not_be_had(second
     async def main():
         watch = _Watch(asyncio.get_running_loop(), Collections())
         watch.runs = 1
-        watch.ask()
+        watch.beat()
         watches.append(watch)
         end = time.thread_time() + seconds
         while time.thread_time() < end:

@@ -418,6 +418,28 @@ def test_an_undeclared_step_is_tried_at_once_and_checked_at_its_turn():
     ]
 
 
+def test_a_flow_that_is_built_anew_is_the_one_before():
+    gates = Gates()
+
+    def count(ctx):
+        ctx.domain.number += 1
+
+    async def main():
+        engine = Engine(Desk())
+        steps = [step(gates, name, body=count) for name in "ab"]
+        gates.let_go("b")
+        first = asyncio.create_task(engine.arun(flow(*steps)))
+        await settle()
+        gates.let_go("a")
+        await ended(first)
+        assert gates.started == ["a", "b", "b"]  # b was begun early, in vain
+        await engine.arun(flow(*steps))
+        assert gates.started[3:] == ["a", "b"]
+        await engine.aclose()
+
+    asyncio.run(main())
+
+
 def test_a_step_that_only_reads_is_checked_as_well():
     gates = Gates()
 

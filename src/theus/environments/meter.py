@@ -2,9 +2,13 @@
 
 The CPU clock of its thread says how much a call computes. Not the ratio to the wall clock: among four threads that
 compute, each has a quarter. What it cannot say is whether the call held the lock meanwhile: numpy or zlib release it,
-and then a thread is as parallel as a process. So a *ticker*, a thread that wakes every millisecond, sees how late it
+and then a thread is as parallel as a process. So a *ticker*, a thread that wakes every now and then, sees how late it
 wakes while the call runs: a thread that wants the lock waits for a switch interval, or as long as the C call of the
 holder takes. What the system let it wait for a processor is not counted, where the system tells that.
+
+A thread that wants the lock takes part in the contest for it, and an event loop in the same contest may lose a switch
+interval to it. So the ticker wakes every millisecond only at first and then ever more seldom; whatever gives the lock
+away, as a system call does, would have it wait a second time, so it asks the system only about a tick that was late.
 
 The ticker runs only while a call is watched; it ends when nothing was watched for a while.
 """
@@ -15,17 +19,18 @@ import os
 import sys
 import threading
 from pathlib import Path
-from time import perf_counter, process_time, sleep
-from typing import TYPE_CHECKING
+from time import perf_counter, process_time
+from typing import TYPE_CHECKING, NamedTuple
 
 from theus.environments.runner import execute
 
 if TYPE_CHECKING:
     from theus.protocols import Call, Outcome
 
-EARLY, LATER = 0.001, 0.01  #: seconds between two ticks: at first, and when it has watched for a while
-MANY = 20  #: ticks after which it ticks less often
+EARLY, LATER = 0.001, 0.05  #: seconds between two ticks: at first, and at most
+GROWTH = 0.25  #: the part of the time watched so far after which it ticks again
 TINY = 1e-9  #: seconds, where a clock has not moved
+ALONE = 0.8  #: the part of a call's time that it computes, if it waits neither for the lock nor for anything else
 IDLE_SECONDS = 10.0  #: a ticker with nothing to watch for so long ends
 
 
@@ -36,26 +41,47 @@ class Meter:
         self._ticker = ticker
 
     def measure(self, call: Call) -> Outcome:
-        """Run a call and note its CPU and, with a ticker, how long it held the lock."""
+        """Run a call and note its CPU and, with a ticker, how long it held the lock and how long it surely waited."""
         ticker = self._ticker
         if ticker is None:
             return execute(call, measure_cpu=True)
-        started, everybody = perf_counter(), process_time()
+        delay = RunDelay(threading.get_native_id())
+        waited, started, everybody = delay.seconds(), perf_counter(), process_time()
         before = ticker.watch(started)
         try:
             outcome = execute(call, measure_cpu=True)
         finally:
-            now = perf_counter()
-            held = ticker.leave(now)
-        cpu = outcome.cpu or 0.0
-        everybody = process_time() - everybody
-        # If others computed at the same time, on another core, the lock may have been theirs: nothing is known then.
-        if held is not None and (everybody - cpu <= 0.25 * cpu or everybody <= 1.2 * (now - started)):
-            outcome.held = cpu * min(1.0, (held - before) / max(everybody, TINY))  # the others' part is theirs
+            now, all_cpu = perf_counter(), process_time() - everybody
+            seen = ticker.leave(now, before)
+            waited = delay.seconds() - waited
+            delay.close()
+        outcome.held = _held(seen, outcome.cpu or 0.0, all_cpu, now - started)
+        # While anybody computed, it may have waited for the lock or a processor, which it would not do elsewhere.
+        outcome.waited = max(0.0, now - started - all_cpu - waited)
         try:
             return outcome
         finally:
             del outcome, call
+
+
+def _held(seen: Seen | None, cpu: float, all_cpu: float, wall: float) -> float | None:
+    """The part of its CPU time that a call held the lock. If others computed meanwhile, the lock may have been theirs."""
+    if seen is None:
+        return None
+    if not seen.held:  # nobody held it
+        return 0.0
+    if all_cpu - cpu <= 0.25 * cpu or all_cpu <= 1.2 * wall:  # on one core: in turns with the others, if at all
+        return cpu * min(1.0, seen.held / max(all_cpu, TINY))  # the others' part is theirs
+    # Native threads, as those of BLAS, may compute or only spin beside it; they never have the lock. Whoever computes
+    # from end to end, and has the lock at both, did not wait for it; and nobody else was given it in between.
+    return cpu if not seen.ticks and cpu >= ALONE * wall else None
+
+
+class Seen(NamedTuple):
+    """What a ticker saw: since ever, or during one call."""
+
+    ticks: int
+    held: float  #: seconds for which the lock could not be had
 
 
 class Ticker:
@@ -64,91 +90,93 @@ class Ticker:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._watching = 0
-        self._resting = True
         self._thread: threading.Thread | None = None
-        self._wanted = threading.Event()
-        self._held = 0.0  #: seconds in all
+        self._wanted = threading.Event()  #: set while something is watched
+        self._over = threading.Event()  #: set while nothing is
+        self._seen = Seen(0, 0.0)
+        self._began = 0.0  #: when the newest watch did
         self._due = 0.0  #: when the next tick should be
         self._last = 0.0  #: when the last one was
         self._computed = 0.0  #: the CPU time of the process then
         self._delay: RunDelay | None = None  #: of the thread
         self._ended = False
 
-    def watch(self, now: float) -> float:
-        """Begin to watch; gives what ``leave`` is compared with."""
+    def watch(self, now: float) -> Seen:
+        """Begin to watch; gives what ``leave`` compares with."""
         with self._lock:
             self._watching += 1
+            self._began = now
             if self._watching == 1:
                 self._last, self._computed = now, process_time()
-                if self._resting:
-                    self._due = now  # it should be awake at once
+                self._due = now  # it should be awake at once
+                self._over.clear()
                 self._wanted.set()
                 if self._thread is None and not self._ended:
                     self._thread = threading.Thread(target=self._run, name="theus-ticker", daemon=True)
                     self._thread.start()
-            return self._held
+            return self._seen
 
-    def leave(self, now: float) -> float | None:
-        """End it; gives for how long the lock was held, with what it waits for at this moment; None: nobody can tell."""
+    def leave(self, now: float, before: Seen) -> Seen | None:
+        """End it; gives what was seen since, with what the ticker waits for at this moment; None: nobody can tell."""
         computed = process_time()
         with self._lock:
             self._watching -= 1
             if not self._watching:
                 self._wanted.clear()
-            held, due, delay = self._held, self._due, self._delay
+                self._over.set()
+            seen, due, delay = self._seen, self._due, self._delay
             since = max(0.0, min(now - self._last, computed - self._computed))
-        if now - due < _late():
-            return held
-        return None if delay is not None and delay.is_waiting() else held + since
+        ticks, held = seen.ticks - before.ticks, seen.held - before.held
+        if now - due < EARLY:  # it may not want the lock yet
+            return Seen(ticks, held) if ticks else None
+        return None if delay is not None and delay.is_waiting() else Seen(ticks, held + since)
 
     def end(self) -> None:
         """Watch no longer."""
         self._ended = True
         self._wanted.set()
+        self._over.set()
 
     def _run(self) -> None:
         delay = self._delay = RunDelay(threading.get_native_id())
         try:
             while self._rest(delay):
-                ticks = 0
                 while self._wanted.is_set() and not self._ended:
-                    waited = delay.seconds()
-                    period = EARLY if ticks < MANY else LATER
-                    self._due = perf_counter() + period
-                    sleep(period)
-                    self._note(delay.seconds() - waited)
-                    ticks += 1
+                    now = perf_counter()
+                    period = min(max(EARLY, GROWTH * (now - self._began)), LATER)
+                    self._due = now + period
+                    self._over.wait(period)
+                    self._note(delay)
         finally:
             delay.close()
 
     def _rest(self, delay: RunDelay) -> bool:
         """Wait until it is wanted; False: it was not for a long time, and the thread ends."""
-        with self._lock:
-            self._resting = not self._watching
-        waited = delay.seconds()
+        delay.new()
         was_wanted = self._wanted.wait(IDLE_SECONDS)  # the call may have ended since
         with self._lock:
-            self._resting = False
             if self._ended or not (was_wanted or self._wanted.is_set()):
-                self._resting, self._thread = True, None
+                self._thread = None
                 return False
-        self._note(delay.seconds() - waited)
+        self._note(delay)
         return True
 
-    def _note(self, delayed: float) -> None:
+    def _note(self, delay: RunDelay) -> None:
         """It has the lock: was that late, though a processor was free?
 
         Counted is what the process computed meanwhile: who has the lock may itself have waited for a processor.
         """
         now, computed = perf_counter(), process_time()
-        if now - self._due - delayed >= _late():
-            self._held += min(now - self._last, computed - self._computed)
+        late = now - self._due
+        is_held = late >= _late() and late - delay.new() >= _late()
+        held = max(0.0, min(now - self._last, computed - self._computed)) if is_held else 0.0
+        self._seen = Seen(self._seen.ticks + 1, self._seen.held + held)
         self._last, self._computed = now, computed
 
 
 def _late() -> float:
     """Who asks for the lock while Python code runs gets it after a switch interval; nothing else takes so long."""
-    return 0.8 * sys.getswitchinterval()
+    return 0.5 * sys.getswitchinterval()
 
 
 class RunDelay:
@@ -160,10 +188,16 @@ class RunDelay:
             self._file = os.open(f"{self._path}/schedstat", os.O_RDONLY)
         except OSError:
             self._file = -1
+        self._known = 0.0
 
     def seconds(self) -> float:
         """How long it waited so far, this time excluded; 0 where it is not known."""
         return self._read(1)
+
+    def new(self) -> float:
+        """How long it waited since this was asked last."""
+        before, self._known = self._known, self.seconds()
+        return self._known - before
 
     def cpu(self) -> float:
         """How long it ran; 0 where it is not known."""

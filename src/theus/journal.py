@@ -358,7 +358,8 @@ class Journal:
 
     def kept(self, position: Position) -> dict[str, Any] | None:
         """What ``ctx.once`` and waits of a call kept before."""
-        return dict(self._kept.get(str(position), ())) or None
+        kept = self._kept.get(str(position)) if self._kept else None
+        return dict(kept) if kept else None
 
     # --- what is added
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from theus.stores.codec import Codec
-
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Values:
@@ -32,13 +29,17 @@ class Values:
 
 def pack(fields: dict[str, Any], *parts: bytes) -> bytes:
     """The fields, and the parts as they are."""
-    return _to_json([fields, *map(len, parts)]).encode() + b"\n" + b"".join(parts)
+    from msgspec.json import encode  # loaded at the first need
+
+    return b"%b\n%b" % (encode([fields, *map(len, parts)]), b"".join(parts))
 
 
 def unpack(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
     """The fields and the parts of ``pack``."""
+    from msgspec.json import decode
+
     line, _, rest = data.partition(b"\n")
-    fields, *sizes = json.loads(line)
+    fields, *sizes = decode(line)
     parts = []
     for size in sizes:
         parts.append(rest[:size])

@@ -38,16 +38,20 @@ NOTHING = Nothing()
 class Position:
     """Where in a run: step, item and round, from the run's id down. ``str(position)`` is the call's key."""
 
-    __slots__ = ("label", "parent")
+    __slots__ = ("_text", "label", "parent")
 
     def __init__(self, parent: object, label: object) -> None:
         self.parent = parent
         self.label = label
+        self._text: str | None = None
 
     def __str__(self) -> str:
-        label = self.label
-        text = f"{label}" if not isinstance(label, tuple) else f"{label[0]}.{label[1]}"
-        return text if self.parent is None else f"{self.parent}/{text}"
+        text = self._text
+        if text is None:  # a durable run asks again and again
+            label = self.label
+            text = f"{label}" if not isinstance(label, tuple) else f"{label[0]}.{label[1]}"
+            self._text = text = text if self.parent is None else f"{self.parent}/{text}"
+        return text
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Position, (None, str(self))

@@ -41,7 +41,10 @@ class Entry:
 
 def weigh(operations: bytes, records: Sequence[Record]) -> int:
     """The same of a commit that has no number yet."""
-    return _FIXED + len(operations) + sum(_FIXED + len(record.value or b"") for record in records)
+    weight = _FIXED + len(operations)
+    for record in records:
+        weight += _FIXED + len(record.value or b"")
+    return weight
 
 
 @dataclass(slots=True)

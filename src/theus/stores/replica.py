@@ -77,8 +77,7 @@ class _Waiting:
         self.leads = False  #: woken to lead, not to be answered
         self.loop = loop
         self.future = None if loop is None else loop.create_future()
-        self.lock = threading.Lock()  #: held until a blocking caller is woken
-        self.lock.acquire()
+        self.lock: threading.Lock | None = None  #: of a blocking caller that waits: held until it is woken
 
     @property
     def is_answered(self) -> bool:
@@ -106,7 +105,8 @@ class Replica:
         self._numbers = itertools.count(1)
         self._opening = threading.Lock()
         self._head: Head | None = None
-        self._door = threading.Condition()  #: guards the queue and who leads
+        self._door = threading.Lock()  #: guards the queue and who leads
+        self._is_idle = threading.Condition(self._door)
         self._waiting: list[_Waiting] = []
         self._is_led = False
         self._log = threading.Lock()  #: held by whoever moves the head
@@ -168,7 +168,7 @@ class Replica:
             return
         with self._door:
             self._closed = True
-            self._door.wait_for(lambda: not self._is_led)
+            self._is_idle.wait_for(lambda: not self._is_led)
             self._is_led = bool(self._waiting)
         if self._is_led:  # those whose loop did not come to it
             self._lead(None)
@@ -284,6 +284,9 @@ class Replica:
             is_free = not self._is_led
             if wants_to_lead:
                 self._is_led = True
+                if not is_free:
+                    waiting.lock = threading.Lock()
+                    waiting.lock.acquire()
             return is_free
 
     def _lead_if_free(self) -> None:
@@ -297,7 +300,7 @@ class Replica:
     def _see_through(self, waiting: _Waiting, *, leads: bool) -> None:
         """Lead, or wait for the answer, which may be to lead. Ctrl-C comes after the answer: the commit may be made."""
         interrupted: KeyboardInterrupt | None = None
-        while not leads:
+        while waiting.lock is not None:
             try:
                 waiting.lock.acquire()
                 break
@@ -334,13 +337,13 @@ class Replica:
                 following = self._waiting[0] if self._waiting else None
                 if following is None:
                     self._is_led = False
-                    self._door.notify_all()
+                    self._is_idle.notify_all()
             if following is not None:
                 self._hand_over(following)
             _wake([one for one in group if one.is_answered])
 
     def _hand_over(self, waiting: _Waiting) -> None:
-        if waiting.loop is None:
+        if waiting.lock is not None:
             waiting.leads = True
             waiting.lock.release()
         else:
@@ -556,9 +559,9 @@ def _wake(group: list[_Waiting]) -> None:
     """Let all who wait go on."""
     loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
     for waiting in group:
-        if waiting.loop is None:
+        if waiting.lock is not None:
             waiting.lock.release()
-        elif waiting.future is not None:
+        elif waiting.loop is not None and waiting.future is not None:
             loops.setdefault(waiting.loop, []).append(waiting.future)
     for loop, futures in loops.items():
         try:

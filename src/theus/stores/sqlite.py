@@ -3,7 +3,7 @@
 ::
 
     journal   version, author, at, ops, records, team      one row for each commit
-    record    kind, key, value                             as they are now
+    record    kind, key, value                             as they were at version ``folded``: see ``recent.py``
     kept      version, size                                snapshots that are complete
     part      version, number, data                        their bytes, a mebibyte in each row
 
@@ -32,21 +32,25 @@ from typing import Any, Literal
 
 from theus.errors import CommitUnknown, StoreError, StoreUnavailable
 from theus.protocols import Record, Version
-from theus.stores.driver import Entry, Loaded, Make, packed_records, records_of
+from theus.stores.driver import Entry, Loaded, Make, Proposed, packed_records, records_of
+from theus.stores.recent import Recent
 
 log = logging.getLogger("theus")
 
 Sync = Literal["full", "normal"]
 
 _OURS = 0x54485553  #: the ``application_id`` of our files: THUS
-_FORMAT = 1
+_FORMAT = 2
 _PART = 2**20  #: bytes of a snapshot in one row, and about what one transaction writes of it
 _BATCH = 10_000  #: journal rows that one transaction deletes
+_RECENT = 2**18  #: bytes of records that only the log shows, before the table is brought up to it
+_SPARE = bytes(2**20)  #: by which the write-ahead log is made longer
 _SOON, _LATE = 0.001, 0.010  #: seconds between two looks at the file
 _BUSY = 60.0  #: seconds to wait for somebody who holds the file without having queued: a shell, a backup
 _TABLES = """
 CREATE TABLE journal (version INTEGER PRIMARY KEY, author TEXT, at REAL, ops BLOB, records BLOB, team TEXT);
 CREATE TABLE record (kind TEXT, key TEXT, value BLOB, PRIMARY KEY (kind, key)) WITHOUT ROWID;
+CREATE TABLE folded (version INTEGER);
 CREATE TABLE kept (version INTEGER PRIMARY KEY, size INTEGER);
 CREATE TABLE part (version INTEGER, number INTEGER, data BLOB, PRIMARY KEY (version, number));
 """
@@ -74,15 +78,19 @@ class SqliteDriver:
         self._db: Any = None
         self._reader: Any = None
         self._queue = -1  #: file descriptor
+        self._wal = -1  #: file descriptor, if commits wait for the disk
+        self._wal_size = 0
+        self._recent = Recent(0)
         self._newest: Version = 0  #: the last entry that was given to the replica, or that it appended
-        self._closing = threading.Event()
+        self.closing = threading.Event()
+        self._speaking = _Speaking(self)
         self._pause = _SOON
         self._seen = -1  #: ``data_version`` at the last look
 
     # --- the Driver protocol ---
 
     def load(self, initial: Callable[[], bytes]) -> Loaded:
-        with self._writing, self._speaking():
+        with self._writing, self._speaking:
             if self._db is None:
                 self._open(initial)
             if self._db.in_transaction:
@@ -91,19 +99,25 @@ class SqliteDriver:
                 return self._load()
 
     def append(self, known: Version, group: str, make: Make) -> Sequence[Entry]:
-        with self._writing, self._speaking():
+        with self._writing, self._speaking:
             fcntl.flock(self._queue, fcntl.LOCK_EX)
             try:
+                if self._recent.weight > _RECENT:
+                    with self._transaction("BEGIN IMMEDIATE"):
+                        self._fold()
+                    self._recent.forget(self._folded())
+                if self._wal >= 0:
+                    self._lengthen()
                 return self._append(known, group, make)
             finally:
                 fcntl.flock(self._queue, fcntl.LOCK_UN)
 
     def tail(self, after: Version) -> Sequence[Entry]:
-        with self._writing, self._speaking():
+        with self._writing, self._speaking:
             return self._after(after)
 
     def wait(self) -> bool:
-        while not self._closing.wait(self._pause):
+        while not self.closing.wait(self._pause):
             if self._writing.acquire(blocking=False):  # else a commit is being made, which takes over what is new
                 try:
                     if self._has_news():
@@ -115,20 +129,32 @@ class SqliteDriver:
         return False
 
     def record(self, kind: str, key: str) -> bytes | None:
-        with self._writing, self._speaking():
+        with self._writing, self._speaking:
+            if (known := self._recent.get(kind, key)) is not None:
+                return known[1]
             row = self._db.execute("SELECT value FROM record WHERE kind = ? AND key = ?", (kind, key)).fetchone()
             return None if row is None else row[0]
 
     def records(self, kind: str, prefix: str) -> list[Record]:
-        with self._reading, self._speaking():
-            rows = self._reader.execute(
-                "SELECT key, value FROM record WHERE kind = ? AND key >= ? AND key < ? ORDER BY key",
-                (kind, prefix, f"{prefix}\U0010ffff"),
+        with self._reading, self._speaking, self._transaction("BEGIN", self._reader) as db:
+            recent = self._recent
+            known = recent.version
+            (folded,) = db.execute("SELECT version FROM folded").fetchone()
+            found: dict[str, bytes | None] = dict(
+                db.execute(
+                    "SELECT key, value FROM record WHERE kind = ? AND key >= ? AND key < ?",
+                    (kind, prefix, f"{prefix}\U0010ffff"),
+                )
             )
-            return [Record(kind, key, value) for key, value in rows]
+            found.update(recent.of(kind, prefix, folded))
+            later = Recent(folded)
+            for version, records in self._logged(db, max(known, folded)):
+                later.note(version, records)
+            found.update(later.of(kind, prefix, folded))
+        return [Record(kind, key, value) for key, value in sorted(found.items()) if value is not None]
 
     def kept(self) -> Version:
-        with self._reading, self._speaking():
+        with self._reading, self._speaking:
             return int(self._reader.execute("SELECT max(version) FROM kept").fetchone()[0])
 
     def keep(self, version: Version, state: bytes, floor: Version) -> None:
@@ -144,13 +170,15 @@ class SqliteDriver:
         self._sweep()
 
     def close(self) -> None:
-        self._closing.set()
+        self.closing.set()
         with self._writing, self._reading:
             if self._db is not None:
                 self._reader.close()
                 self._db.close()
                 self._db = None
                 os.close(self._queue)
+                if self._wal >= 0:
+                    os.close(self._wal)
 
     # --- opening ---
 
@@ -170,6 +198,8 @@ class SqliteDriver:
             self._db = self._connect()
             try:
                 self._check_or_make(initial)
+                if self._sync == "full":
+                    self._wal = os.open(f"{self.path}-wal", os.O_WRONLY | os.O_CLOEXEC)
                 self._reader = self._connect()
                 self._reader.execute("PRAGMA query_only = 1")
             except BaseException:
@@ -207,11 +237,17 @@ class SqliteDriver:
                     db.execute(statement)
                 db.execute(f"PRAGMA application_id = {_OURS}")
                 db.execute(f"PRAGMA user_version = {_FORMAT}")
+                db.execute("INSERT INTO folded VALUES (0)")
                 parts = [(0, number, state[number : number + _PART]) for number in range(0, len(state), _PART)]
                 db.executemany("INSERT INTO part VALUES (?, ?, ?)", parts)
                 db.execute("INSERT INTO kept VALUES (0, ?)", (len(state),))
         (form,) = db.execute("PRAGMA user_version").fetchone()
-        if form != _FORMAT:
+        if form == 1:  # its table of records was written with each commit
+            with self._transaction("BEGIN IMMEDIATE"):
+                db.execute("CREATE TABLE folded (version INTEGER)")
+                db.execute("INSERT INTO folded SELECT coalesce(max(version), 0) FROM journal")
+                db.execute(f"PRAGMA user_version = {_FORMAT}")
+        elif form != _FORMAT:
             raise StoreError(
                 f"store {self.path} has format {form}, this version of Theus knows {_FORMAT}; use the newer version."
             )
@@ -222,7 +258,7 @@ class SqliteDriver:
 
     def _has_news(self) -> bool:
         """Whether others appended something. The connection that writes does not count what it wrote itself."""
-        with self._speaking():
+        with self._speaking:
             (seen,) = self._db.execute("PRAGMA data_version").fetchone()
             if seen == self._seen:
                 return False
@@ -233,6 +269,7 @@ class SqliteDriver:
     def _load(self) -> Loaded:
         (oldest,) = self._db.execute("SELECT min(version) FROM kept").fetchone()
         (kept,) = self._db.execute("SELECT max(version) FROM kept").fetchone()
+        self._recollect()
         rows = self._db.execute("SELECT data FROM part WHERE version = ? ORDER BY number", (oldest,))
         state = b"".join(row[0] for row in rows)
         return Loaded(oldest, state, self._after(oldest), kept)
@@ -244,12 +281,67 @@ class SqliteDriver:
         ]
         if entries:
             self._newest = entries[-1].version
+            self._note(entries)
         return entries
+
+    def _logged(self, db: Any, after: Version) -> Iterator[tuple[Version, Sequence[Record]]]:
+        """What the log says of records after a version."""
+        for version, records in db.execute(
+            "SELECT version, records FROM journal WHERE version > ? ORDER BY version", (after,)
+        ):
+            yield version, records_of(records)
+
+    def _recollect(self) -> None:
+        """Find out what the table of records does not show yet."""
+        recent = Recent(self._folded())
+        for version, records in self._logged(self._db, recent.version):
+            recent.note(version, records)
+        self._recent = recent
+
+    def _note(self, entries: Sequence[Entry]) -> None:
+        """Take note of the records of entries that were read."""
+        recent = self._recent
+        if entries[0].version > recent.version + 1:  # the log does not reach back to what is known here
+            self._recollect()
+            return
+        for entry in entries:
+            if entry.version > recent.version:
+                recent.note(entry.version, entry.records)
+        if recent.weight > 2 * _RECENT:  # who only follows does not fold
+            recent.forget(self._folded())
+
+    def _folded(self) -> Version:
+        (version,) = self._db.execute("SELECT version FROM folded").fetchone()
+        return int(version)
+
+    def _fold(self) -> None:
+        """Bring the table of records up to the log, as far as that is known here."""
+        db, recent = self._db, self._recent
+        folded = self._folded()
+        if folded < recent.version:
+            changed = recent.changed(folded)
+            gone = [(kind, key) for kind, key, value in changed if value is None]
+            db.executemany("DELETE FROM record WHERE kind = ? AND key = ?", gone)
+            there = [one for one in changed if one[2] is not None]
+            db.executemany("INSERT OR REPLACE INTO record VALUES (?, ?, ?)", there)
+            db.execute("UPDATE folded SET version = ?", (recent.version,))
+
+    def _lengthen(self) -> None:
+        """Keep the write-ahead log longer than what SQLite has written to it.
+
+        To overwrite is much cheaper than to append, because then the file's new size need not reach the disk with each
+        commit. What stands behind SQLite's frames is no frame, so reading ends before it, as before what is left of older ones.
+        """
+        if os.fstat(self._wal).st_size != self._wal_size:  # SQLite has come to the end, or has cut it
+            with self._transaction("BEGIN IMMEDIATE"):  # nobody writes to it meanwhile
+                size = os.fstat(self._wal).st_size
+                self._wal_size = size + os.pwrite(self._wal, _SPARE, size)
 
     def _append(self, known: Version, group: str, make: Make) -> Sequence[Entry]:
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         version = known
+        proposed: Sequence[Proposed] = ()
         try:
             others = self._after(known)
             ours = [entry.version for entry in others if entry.group == group]
@@ -266,23 +358,16 @@ class SqliteDriver:
                 version += 1
                 rows.append((version, one.author, one.at, one.ops, packed_records(one), group))
             db.executemany("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?)", rows)
-            self._put_records([record for one in proposed for record in one.records])
-            self._newest = version  # before others can see it
             db.execute("COMMIT")
         except BaseException as failure:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             if not isinstance(failure, sqlite3.Error) or not self._stands(group, version):
                 raise
+        self._newest = version
+        for number, one in enumerate(proposed, version - len(proposed) + 1):
+            self._recent.note(number, one.records)
         return ()
-
-    def _put_records(self, records: Sequence[Record]) -> None:
-        for record in records:
-            if record.value is None:
-                self._db.execute("DELETE FROM record WHERE kind = ? AND key = ?", (record.kind, record.key))
-            else:
-                row = (record.kind, record.key, record.value)
-                self._db.execute("INSERT OR REPLACE INTO record VALUES (?, ?, ?)", row)
 
     def _stands(self, group: str, version: Version) -> bool:
         """Whether a group whose commit failed is in the log all the same."""
@@ -294,12 +379,15 @@ class SqliteDriver:
 
     def _sweep(self) -> None:
         """Take away what the oldest kept snapshot makes needless, a little at a time."""
+        with self._write():
+            self._fold()
         while True:
             with self._write() as db:
                 (oldest,) = db.execute("SELECT min(version) FROM kept").fetchone()
                 (first,) = db.execute("SELECT min(version) FROM journal").fetchone()
                 (last,) = db.execute("SELECT max(version) FROM journal").fetchone()
-                end = min(oldest, (first or 0) + _BATCH, (last or 0) - 1)  # the last one tells which version it is
+                # The last one tells which version it is.
+                end = min(oldest, self._folded(), (first or 0) + _BATCH, (last or 0) - 1)
                 rows = db.execute("DELETE FROM journal WHERE version <= ?", (end,)).rowcount
                 rows += db.execute(
                     "DELETE FROM part WHERE rowid IN (SELECT rowid FROM part WHERE version < ? LIMIT 4)", (oldest,)
@@ -310,39 +398,49 @@ class SqliteDriver:
     @contextlib.contextmanager
     def _write(self) -> Iterator[Any]:
         """A transaction of our own, behind the others."""
-        with self._writing, self._speaking():
+        with self._writing, self._speaking:
             fcntl.flock(self._queue, fcntl.LOCK_EX)
             try:
-                with self._transaction("BEGIN IMMEDIATE"):
-                    yield self._db
+                with self._transaction("BEGIN IMMEDIATE") as db:
+                    yield db
             finally:
                 fcntl.flock(self._queue, fcntl.LOCK_UN)
 
     @contextlib.contextmanager
-    def _transaction(self, begin: str) -> Iterator[None]:
-        self._db.execute(begin)
+    def _transaction(self, begin: str, db: Any = None) -> Iterator[Any]:
+        db = db or self._db
+        db.execute(begin)
         try:
-            yield
+            yield db
         except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            if db.in_transaction:
+                db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
+        db.execute("COMMIT")
 
-    @contextlib.contextmanager
-    def _speaking(self) -> Iterator[None]:
-        """Errors of SQLite become ours, with the file's name."""
+
+class _Speaking:
+    """Errors of SQLite become ours, with the file's name."""
+
+    def __init__(self, driver: SqliteDriver) -> None:
+        self._path = driver.path
+        self._closing = driver.closing
+
+    def __enter__(self) -> None:
         if self._closing.is_set():
-            raise StoreError(f"store {self.path} was closed.")
-        try:
-            yield
-        except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", None)
-            primary = None if code is None else code & 0xFF
-            if primary in _GONE:
-                raise StoreUnavailable(f"store {self.path} cannot be used at the moment: {error}.") from error
-            if primary == sqlite3.SQLITE_READONLY:
-                raise StoreError(f"store {self.path} cannot be written ({error}); give it write permission.") from error
-            if primary == sqlite3.SQLITE_NOTADB:
-                raise StoreError(f"store {self.path} is not a SQLite file; it was left alone.") from error
-            raise StoreError(f"store {self.path} failed: {error}.") from error
+            raise StoreError(f"store {self._path} was closed.")
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, sqlite3.Error):
+            raise self._ours(error) from error
+
+    def _ours(self, error: sqlite3.Error) -> StoreError:
+        code = getattr(error, "sqlite_errorcode", None)
+        primary = None if code is None else code & 0xFF
+        if primary in _GONE:
+            return StoreUnavailable(f"store {self._path} cannot be used at the moment: {error}.")
+        if primary == sqlite3.SQLITE_READONLY:
+            return StoreError(f"store {self._path} cannot be written ({error}); give it write permission.")
+        if primary == sqlite3.SQLITE_NOTADB:
+            return StoreError(f"store {self._path} is not a SQLite file; it was left alone.")
+        return StoreError(f"store {self._path} failed: {error}.")

@@ -124,7 +124,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_runs(commands: Any, target: dict[str, str]) -> None:
     """The commands for durable runs and the state they work on."""
-    where: dict[str, Any] = {"metavar": "STORE", "help": "a path or URL, as in Engine(store=...)"}
+    where: dict[str, Any] = {
+        "metavar": "STORE",
+        "help": "as in Engine(store=...): a file (shop.db, sqlite:shop.db), redis://host/0?name=shop or "
+        "postgresql://host/database?schema=shop",
+    }
     engine = {"metavar": "NAME", "help": "the Engine to use, if the module has several"}
     types = {
         "metavar": "TARGET",

@@ -135,7 +135,7 @@ def _show(store: Store, run_id: str) -> None:
 
 def _records(kind: str, title: str, records: list[Record], start: int) -> Table:
     if kind == "step":
-        table = _table(title, "version", "attempt", "at", "gave")
+        table = _table(title, "ran on version", "attempt", "at", "gave")
         found = [(record, *unpack(record.value or b"")) for record in records]
         for record, fields, parts in sorted(found, key=lambda one: one[1].get("at", 0.0)):
             if "process" in fields:
@@ -165,7 +165,7 @@ def _status(store: Store, entry: Entry) -> Text:
 def _table(*columns: str) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     for column in columns:
-        right = column in ("steps", "calls", "version", "attempt")
+        right = column in ("steps", "calls", "ran on version", "attempt")
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     return table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 
@@ -17,6 +17,8 @@ from theus.state.access import Ops
 from theus.stores import driver_of
 from theus.stores.codec import Codec
 from theus.stores.replica import Replica
+
+T = TypeVar("T")
 
 
 class Blind(Codec):
@@ -42,19 +44,20 @@ class Untyped(Codec):
         super().__init__(Any)
 
     def decode_state(self, data: bytes) -> Any:
-        try:
-            return super().decode_state(data)
-        except StoreError as failure:
-            raise _types_needed(failure) from None
+        return _untyped(super().decode_state, data)
 
     def decode_ops(self, data: bytes) -> Ops:
-        try:
-            return super().decode_ops(data)
-        except StoreError as failure:
-            raise _types_needed(failure) from None
+        return _untyped(super().decode_ops, data)
 
     def encode_state(self, root: Any) -> bytes:
         raise StoreError("who does not know the types keeps no snapshot of the state")
+
+
+def _untyped(decode: Callable[[bytes], T], data: bytes) -> T:
+    try:
+        return decode(data)
+    except StoreError as failure:
+        raise _types_needed(failure) from None
 
 
 def guarded(work: Callable[[], None]) -> int:

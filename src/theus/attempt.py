@@ -157,6 +157,80 @@ class Attempts:
         else:
             await self.engine.clock.sleep(seconds)
 
+    # --- items that go at once ---
+
+    def at_once(self, process: Process[Any, Any], left: int, limit: int | None) -> int:
+        engine = self.engine
+        if process.takes_context or process.timeout is not None or process.retries or process.contract.exclusive:
+            return 1
+        if self.in_order or self.journal is not None or self.start or not engine.strict:
+            return 1
+        profile = engine.profiled.get(process.root.definition) or engine.profile(process)
+        if profile.calls >= profile.measure_at:
+            return 1
+        environment: Any = (profile.homes.get(False) or engine.settle(profile, process, False))[1]
+        at_once = getattr(environment, "at_once", None)  # only where calls are sent away
+        if at_once is None or (limit is not None and limit < environment.capacity):  # those of a batch may part
+            return 1
+        number: int = min(at_once(process), left // environment.capacity)
+        return max(1, number)
+
+    async def call_many(
+        self,
+        process: Process[Any, Any],
+        values: Sequence[Any],
+        position: Position,
+        first: int,
+        settle: Callable[[int, Any, Exception | None], bool],
+    ) -> None:
+        profile = self.engine.profile(process)
+        environment: Any  #: a ``Batching`` one, or ``at_once`` had said 1
+        placement, environment = profile.homes[False]
+        calls: list[Call] = []
+        for index, value in enumerate(values, first):
+            args, kwargs = self._arguments(process, value)
+            calls.append(self._call(process, args, kwargs, value, 1, Position(position, index)))
+        again: list[int] = []  #: their process moves back here
+        failure: Exception | None = None
+
+        def take(place: int, outcome: Outcome) -> bool:
+            nonlocal failure
+            call, error = calls[place], outcome.error
+            if error is not None and bring_back(self, process, profile, error):
+                again.append(place)
+                return True
+            profile.add(outcome)
+            if self.run.listeners:
+                self._tell_end(call, placement, outcome)
+            if error is None:
+                return settle(first + place, outcome.value, None)
+            _note(error, call, placement)
+            carried = error if isinstance(error, Exception) else Exiting(error)
+            if settle(first + place, None, carried):
+                return True
+            failure = carried
+            return False
+
+        if self.run.listeners:
+            for call in calls:
+                self._tell_start(call, placement)
+        try:
+            await environment.run_many(calls, take)
+            if failure is not None:
+                raise failure
+            for place in again:
+                try:
+                    value = await self.call(process, values[place], Position(position, first + place))
+                except Exception as error:
+                    if not settle(first + place, None, error):
+                        raise
+                else:
+                    settle(first + place, value, None)
+        finally:
+            # The traceback keeps this frame: it must not keep the failed step's values.
+            del failure, values
+            calls.clear()
+
     # --- steps that start before their turn ---
 
     def overlap(self, node: Flow[Any, Any]) -> Overlap | None:

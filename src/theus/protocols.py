@@ -218,6 +218,22 @@ class Environment(Protocol):
         """End all that runs here; by force after ``grace`` seconds."""
 
 
+class Batching(Protocol):
+    """An environment that can be given many short calls at once."""
+
+    capacity: int
+
+    def at_once(self, process: Process[Any, Any]) -> int:
+        """How many calls of a process should be made at once; 1: one by one."""
+
+    async def run_many(self, calls: Sequence[Call], take: Callable[[int, Outcome], bool]) -> None:
+        """Run calls of one process that takes no context and has no timeout.
+
+        ``take``: is called with the place of each and its outcome as soon as it has ended; if it gives False the others
+        are stopped.
+        """
+
+
 class Clock(Protocol):
     """Time; tests own it."""
 

@@ -11,7 +11,8 @@ Each function lets go of a value as soon as it handed it on: the pipe holds one 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sized
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence, Sized
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from theus.errors import LimitExceeded
@@ -66,6 +67,26 @@ class Hands(Protocol):
         self, process: Process[Any, Any], value: Any, position: Position, *, early: Early | None = None
     ) -> Any:
         """Run a process on the pipe value to its commit; gives what it returned. ``early``: what was done before."""
+
+    def at_once(self, process: Process[Any, Any], left: int, limit: int | None) -> int:
+        """How many of the items that are left should be taken through a process together.
+
+        ``limit``: how many may run at the same time.
+        """
+
+    async def call_many(
+        self,
+        process: Process[Any, Any],
+        values: Sequence[Any],
+        position: Position,
+        first: int,
+        settle: Callable[[int, Any, Exception | None], bool],
+    ) -> None:
+        """Run a process on items together, as ``at_once`` said.
+
+        ``settle``: is told of each that has ended its place, counted from ``first``, and its value or error. If it
+        gives False the others are stopped, and that error is raised.
+        """
 
     def overlap(self, node: Flow[Any, Any]) -> Overlap | None:
         """How the steps of a flow overlap; None if they run one after the other."""
@@ -168,7 +189,7 @@ async def _each(node: Each[Any, Any], value: Any, position: Position, hands: Han
     workers = SOURCE_LIMIT if total is None else total
     if node.limit is not None:
         workers = min(node.limit, workers)
-    fan = _FanOut(node, items, position, hands)
+    fan = _FanOut(node, items, total, position, hands)
     try:
         await together([fan.work() for _ in range(1 if hands.in_order else workers)], in_order=hands.in_order)
     finally:
@@ -194,12 +215,19 @@ class _FanOut:
     """
 
     def __init__(
-        self, node: Each[Any, Any], items: AsyncIterator[Any] | Iterator[Any], position: Position, hands: Hands
+        self,
+        node: Each[Any, Any],
+        items: AsyncIterator[Any] | Iterator[Any],
+        total: int | None,
+        position: Position,
+        hands: Hands,
     ) -> None:
         self.step = node.steps[0]
         self.collect = node.on_error == "collect"
         self.interval = node.interval
+        self.limit = node.limit
         self.items = items
+        self.total = total
         self.position = position
         self.hands = hands
         self.results: dict[int, Any] = {}
@@ -211,6 +239,12 @@ class _FanOut:
         single = isinstance(step, Process) and not step.is_source
         while True:
             if self.pulling is None:
+                if single and self.total is not None:
+                    left = self.total - self.taken
+                    number = hands.at_once(step, left, self.limit)  # type: ignore[arg-type]  # single: a process
+                    if number > 1:
+                        await self.work_at_once(number)
+                        continue
                 try:
                     item = next(self.items)  # type: ignore[arg-type]  # not asynchronous, or there would be a lock
                 except StopIteration:
@@ -232,14 +266,29 @@ class _FanOut:
                 else:
                     results[index] = await walk(step, item, here, hands)
             except Exception as error:
-                if not self.collect:
+                if not self.settle(index, None, error):
                     raise
-                if not hands.in_order:  # while debugging, the frames are what one wants to see
-                    forget_frames(error)
-                hands.collected(error, here)
-                results[index] = error
             finally:
                 del item
+
+    async def work_at_once(self, number: int) -> None:
+        """Take so many items together."""
+        items = list(islice(self.items, number))  # type: ignore[arg-type]  # not asynchronous
+        first = self.taken
+        self.taken += len(items)
+        await self.hands.call_many(self.step, items, self.position, first, self.settle)  # type: ignore[arg-type]
+
+    def settle(self, index: int, value: Any, error: Exception | None) -> bool:
+        """An item has ended. Gives whether the others go on."""
+        if error is not None:
+            if not self.collect:
+                return False
+            if not self.hands.in_order:  # while debugging, the frames are what one wants to see
+                forget_frames(error)
+            self.hands.collected(error, Position(self.position, index))
+            value = error
+        self.results[index] = value
+        return True
 
     async def pull(self) -> tuple[int, Any]:
         """The next item of an asynchronous source, or of a plain one at its pace; one worker at a time."""

@@ -100,6 +100,11 @@ class Book:
         """Definitions are made on the far side only."""
         raise LookupError(f"definition {token} came from a worker")
 
+    def seconds(self, process: Process[Any, Any]) -> float | None:
+        """How long the calls of a process took lately."""
+        definition = self._by_id.get(id(process))
+        return None if definition is None or definition.ref() is not process else definition.seconds
+
     def process(self, process: Process[Any, Any]) -> tuple[Definition, Told]:
         """The definition of a process, up to date, with all that it refers to."""
         definition = self._by_id.get(id(process))

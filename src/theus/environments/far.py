@@ -2,7 +2,7 @@
 
 ::
 
-    main thread     reads the wire: CALL ──> open ──> run ──> DONE, one call after the other     (this module)
+    main thread     reads the wire: CALL, CALLS ──> open ──> run ──> DONE, one call after another  (this module)
     control thread  reads the control socket, also while the main thread computes               (far_control.py)
 
 What a worker was told stays: definitions (``far_book.py``), snapshots and config. Later calls count on it, so it is taken
@@ -42,10 +42,11 @@ from theus.state.snapshot import Snapshot, readonly
 if TYPE_CHECKING:
     from theus.processes import Process
 
-#: token of the process, attempt, key, deadline, strict, whether to say STARTED · definitions, dropped definitions ·
+#: Of a CALL: token of the process, attempt, key, deadline, strict, whether to say STARTED · definitions, dropped definitions ·
 #: for payload, snapshot and config each: None (nothing new) or its shape · whether there is a domain · whether to measure
 #: its CPU
 Envelope = tuple[Any, ...]
+#: Of CALLS: token, attempt, key, deadline, strict · definitions, dropped definitions · for each its payload or None
 Parcels = Sequence[Parcel | None]
 
 _NOTHING: Any = ((), {}, None, None, ())
@@ -106,6 +107,8 @@ class FarSide:
             frame = waiting.popleft()
             if frame.kind == wire.CALL:
                 self._take(frame)
+            elif frame.kind == wire.CALLS:
+                self._take_many(frame)
             elif frame.kind == wire.PART:
                 self._take_part(frame)
             elif frame.kind == wire.SETUP:
@@ -149,9 +152,21 @@ class FarSide:
 
     def _take(self, frame: wire.Frame) -> None:
         envelope: Envelope = marshal.loads(frame.parts[0])  # noqa: S302 - from the process that started us
-        payload = self._remember(envelope, frame)
-        if not self._control.begin(frame.seq):
-            return  # it was handed back
+        self._begin(frame.seq, envelope, self._remember(envelope, frame))
+
+    def _take_many(self, frame: wire.Frame) -> None:
+        head = marshal.loads(frame.parts[0])  # noqa: S302 - from the process that started us
+        token, attempt, key, deadline, strict, definitions, dropped, payloads = head
+        if definitions or dropped:
+            self._learn(definitions, dropped)
+        envelope = (token, attempt, key, deadline, strict, False, (), (), (), False, False)
+        for seq, data in enumerate(payloads, frame.seq):
+            self._begin(seq, envelope, None if data is None else Parcel(data, (), True))
+
+    def _begin(self, seq: int, envelope: Envelope, payload: Parcel | None) -> None:
+        """Run a call, if it has not been handed back."""
+        if not self._control.begin(seq):
+            return
         opening = "the process"
         try:
             process = self._process(envelope[0])
@@ -162,18 +177,18 @@ class FarSide:
             opening = "config"
             config = self._open_config()
         except FAULTS as error:
-            self._fail(frame.seq, f"{opening} (opening it there failed)", error)
+            self._fail(seq, f"{opening} (opening it there failed)", error)
             return
         attempt, key, deadline, strict = envelope[1:5]
         call = Call(process, args, kwargs, snapshot, config, pipe, attempt, key, deadline, self._host, strict, kept)
         del payload, args, kwargs, pipe, snapshot, kept  # the call alone keeps them, and ends with the body
         if envelope[5]:
-            self._line.send(wire.STARTED, frame.seq, [])
+            self._line.send(wire.STARTED, seq, [])
         outcome = self._run(call, variables, measure_cpu=envelope[10])
         del call
         self._control.leave_if_forked()
         self._host.flush()
-        self._answer(frame.seq, outcome)
+        self._answer(seq, outcome)
 
     def _process(self, token: int) -> Process[Any, Any]:
         """The process of that token."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import asyncio
     from contextvars import Context
 
+    from theus.environments.batch import Answer, Batch
     from theus.environments.book import Definition
     from theus.environments.peer import Peer
     from theus.errors import NotTransferable
@@ -21,6 +22,8 @@ NOTHING: Mapping[str, int] = MappingProxyType({})
 SHORT = 0.0005  #: seconds; calls that lately took no longer are sent ahead of their turn
 
 
+SMALL = 4096  #: bytes
+
 Told = list[tuple[int, int, bytes]]  #: token, version and body of definitions
 
 
@@ -29,6 +32,12 @@ class Packed(NamedTuple):
 
     parcel: Parcel
     needs: Told
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it may share a frame with others."""
+        data, buffers, plain = self.parcel
+        return plain and not (buffers or self.needs) and isinstance(data, bytes) and len(data) <= SMALL
 
 
 class Job:
@@ -42,7 +51,7 @@ class Job:
     payload: Packed | None  #: arguments, pipe value, what ctx.once kept, and context variables
     numbers: tuple[Any, ...]  #: attempt, key, deadline and strict, for the call's context
     loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Any]  #: gets the frame that answers and the worker's process id, or an error
+    future: asyncio.Future[Any] | Answer  #: gets the frame that answers and the worker's process id, or an error
     context: Context
 
     snapshot: Callable[[], Packed] | None = None
@@ -56,6 +65,7 @@ class Job:
     config: Packed | None = None
     config_number: int = 0
     short: bool = False  #: expected to be
+    batch: Batch | None = None  #: with whose calls it may share a frame
     measured: bool = False  #: its CPU is to be, for which a clock is read that costs more than a short call
     worker: Peer | None = None  #: the one that it was sent to
     seq: int = 0  #: its number there
@@ -64,3 +74,10 @@ class Job:
     announced: bool = False  #: its time begins when the worker says STARTED
     reason: str = ""  #: "timeout" or "cancel" once it is to be stopped
     ended: asyncio.Future[None] | None = None  #: who abandoned it waits here until its body has ended
+
+    def for_call(self, call: Call) -> Job:
+        """The same for another call, without its arguments."""
+        job = Job()
+        job.__dict__.update(self.__dict__)
+        job.call = call
+        return job

@@ -7,12 +7,13 @@ import logging
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from theus.environments.losses import timed_out
 
 if TYPE_CHECKING:
+    from theus.environments.batch import Answer
     from theus.environments.job import Job
     from theus.environments.parcel import Parcel
 
@@ -140,7 +141,7 @@ def guarded(function: Callable[..., object], *args: Any) -> None:
         log.exception("a listener of workers failed")
 
 
-def _finish(future: asyncio.Future[Any], answer: Any) -> None:
+def _finish(future: asyncio.Future[Any] | Answer, answer: Any) -> None:
     if future.done():
         return
     if isinstance(answer, BaseException):
@@ -179,9 +180,9 @@ class CombiningLock:
             if not self._arrived or not lock.acquire(blocking=False):
                 return
 
-    def hand_in(self, item: Any) -> None:
+    def hand_in(self, items: Iterable[Any]) -> None:
         """Hand something in; it is taken in now, or by whoever holds the lock."""
-        self._arrived.append(item)
+        self._arrived.extend(items)
         if self._lock.acquire(blocking=False):
             self.__exit__()
 

@@ -89,6 +89,7 @@ class Peer:
         self.exit_fd = self.carrier.exit_fd
         self.reader = wire.Reader(self.sock)
         self.owner: asyncio.AbstractEventLoop | None = None  #: the loop that reads its socket
+        self.rests = False  #: the owner does not read for a moment
         self.watched = False  #: the keeper reads it (too)
         self.events = 0  #: what the keeper's selector waits for
         self.calls: deque[Job] = deque()  #: sent and not answered; the first one runs
@@ -118,6 +119,11 @@ class Peer:
     def state(self) -> str:
         """In a word."""
         return "ending" if self.ending else "running" if self.calls else "idle" if self.ready else "starting"
+
+    def seconds_left(self) -> float:
+        """How long it will be busy with calls that came together, as far as is known."""
+        last = self.calls[-1] if self.calls else None
+        return 0.0 if last is None or last.batch is None else len(self.calls) * (last.definition.seconds or 0.0)
 
     def is_full(self, limits: Limits) -> bool:
         """Whether it has as many calls as it may take in its life."""
@@ -190,6 +196,26 @@ class Peer:
         )
         # A worker that has something to do need not hear of the next call at once: several go in one system call.
         self.post(wire.CALL, self.seq, parts, descriptors, later=len(self.calls) > 1)
+
+    def send_calls(self, jobs: Sequence[Job]) -> None:
+        """Send calls of one batch in one frame."""
+        first = jobs[0]
+        token = first.definition.token
+        self._loaded.add(token)
+        first_seq = self.seq + 1
+        for job in jobs:
+            self.seq = job.seq = self.seq + 1
+            job.worker = self
+        envelope = marshal.dumps(
+            (
+                *(token, *first.numbers, self._unknown(first.needs), self.dropped),
+                [None if job.payload is None else job.payload.parcel.data for job in jobs],
+            )
+        )
+        self.dropped = []
+        later = bool(self.calls)
+        self.calls.extend(jobs)
+        self.post(wire.CALLS, first_seq, [envelope], later=later)
 
     def _send_ahead(self, job: Job, name: str) -> None:
         """Send a part that a call will probably need, or what leads to it from what the worker has."""

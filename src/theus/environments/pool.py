@@ -36,8 +36,9 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 POLITE = 0.2  #: seconds that an interrupted body has to unwind before its process is killed
 LOADING = 60.0  #: seconds on top of its timeout that a process's first call in a worker has, to import its modules
 AHEAD = 8  #: calls that a worker may hold, the one that runs included
+LINE = 0.002  #: seconds of work that a worker may hold instead, of calls that came together
 _ROUNDS = 16  # reads in a row for one worker before others have their turn
 log = logging.getLogger("theus.environments")
 
@@ -104,27 +106,33 @@ class Pool:
 
     # --- for callers, from any thread ---
 
-    def submit(self, job: Job) -> None:
-        """Have a call run; never waits for the lock."""
-        self.lock.hand_in(job)
+    def submit(self, jobs: Iterable[Job]) -> None:
+        """Have calls run; never waits for the lock."""
+        self.lock.hand_in(jobs)
 
-    def abandon(self, job: Job, ended: asyncio.Future[None]) -> bool:
-        """Stop a call that nobody waits for any more. True: ``ended`` gets a result when its body has ended."""
+    def abandon(self, jobs: Iterable[Job]) -> list[asyncio.Future[None]]:
+        """On their loop: stop calls that nobody waits for any more. What it gives is done when those have ended that run."""
+        ended = []
         with self.lock:
-            worker = job.worker
-            if worker is None:  # settled, or still in the queue, where it will be passed over
-                job.reason = job.reason or "cancel"
-                return False
-            job.ended = ended
-            if not job.reason:
-                job.reason = "cancel"
-                if job is not worker.calls[0]:
-                    self.recall(worker)
-                elif worker.ready:
-                    self.interrupt(worker, monotonic())
-                else:
-                    worker.kill()
-            return True
+            behind = set()
+            for job in jobs:
+                worker = job.worker
+                if worker is None:  # settled, or still in the queue, where it will be passed over
+                    job.reason = job.reason or "cancel"
+                    continue
+                job.ended = job.loop.create_future()
+                ended.append(job.ended)
+                if not job.reason:
+                    job.reason = "cancel"
+                    if job is not worker.calls[0]:
+                        behind.add(worker)
+                    elif worker.ready:
+                        self.interrupt(worker, monotonic())
+                    else:
+                        worker.kill()
+            for worker in behind:
+                self.recall(worker)
+        return ended
 
     def close(self, grace: float) -> Future[None]:
         """End all workers: those at rest at once, the others when their call ends or ``grace`` seconds are over."""
@@ -169,17 +177,24 @@ class Pool:
 
     def _take_in(self) -> None:
         """Place the jobs that were submitted."""
-        now = monotonic()
+        queue = self.queue
+        others = len(queue)
         while self._arrived:
             job = self._arrived.popleft()
-            if self.ends_at is not None:
+            if self.ends_at is None:
+                queue.append(job)
+            else:
                 self.post.settle(job, closed(job, self.kind))
-            elif self.queue or not self._place(job, now):
-                self.queue.append(job)
+        if not others:
+            self.fill(monotonic())
+        loop = None
+        for job in list(islice(queue, others, None)):
+            if job.loop is not loop:
                 try:
                     self._expect(job)
+                    loop = job.loop
                 except OSError as error:  # no descriptors left for a keeper
-                    self.queue.remove(job)
+                    queue.remove(job)
                     self.post.settle(job, not_started(job, error, self.kind))
 
     def _expect(self, job: Job) -> None:
@@ -200,8 +215,22 @@ class Pool:
     def fill(self, now: float) -> None:
         """Give waiting jobs to workers that are free."""
         queue = self.queue
-        while queue and (queue[0].reason or self._place(queue[0], now)):
-            queue.popleft()
+        while queue:
+            first = queue.popleft()
+            if first.reason:
+                continue
+            worker = self._choose(first, now)
+            if worker is None:
+                queue.appendleft(first)
+                return
+            jobs = [first]
+            if first.batch is not None and first.short:
+                room = self._room(worker, first)
+                while len(jobs) < room and queue and queue[0].batch is first.batch:
+                    job = queue.popleft()
+                    if not job.reason:
+                        jobs.append(job)
+            self._send(worker, jobs, now)
 
     def tidy(self) -> None:
         """Have the workers let go of values that are gone here; keep only so much free memory."""
@@ -219,54 +248,61 @@ class Pool:
             job = self.queue.popleft()
             self.post.settle(job, not_started(job, error, self.kind))
 
-    def _place(self, job: Job, now: float) -> bool:
-        """Send a job to a worker that is free or soon will be."""
-        best: Peer | None = None
+    def _choose(self, job: Job, now: float) -> Peer | None:
+        """The worker for a job: one that is free, or soon will be."""
         for worker in self.workers:
             if not worker.calls and not worker.ending:
-                best = worker
-                break
-        else:
-            if job.short and len(self.workers) >= self.capacity:
-                best = self._soonest(now)
-        if best is None:
-            return False
-        self._send(best, job, now)
-        return True
+                return worker
+        return self._soonest(job, now) if job.short and len(self.workers) >= self.capacity else None
 
-    def _soonest(self, now: float) -> Peer | None:
+    def _room(self, worker: Peer, job: Job) -> int:
+        """How many calls such as this one a worker takes now."""
+        room = _most(job) - len(worker.calls)
+        most = self._limits.calls
+        return room if most is None else min(room, most - worker.done - len(worker.calls))
+
+    def _soonest(self, job: Job, now: float) -> Peer | None:
         """The worker with the shortest line of short calls."""
         found = None
+        most = _most(job)
         for worker in self.workers:
             calls = worker.calls
-            if len(calls) < (len(found.calls) if found is not None else AHEAD) and not worker.ending:
+            if len(calls) < (len(found.calls) if found is not None else most) and not worker.ending:
                 if worker.is_full(self._limits):
                     continue
                 if worker.ready and calls[0].short and now - calls[0].since < PATIENCE:  # behind it are only short ones
                     found = worker
         return found
 
-    def _send(self, worker: Peer, job: Job, now: float) -> None:
+    def _send(self, worker: Peer, jobs: Sequence[Job], now: float) -> None:
+        """Send jobs that may share a frame."""
         if self._dropped:
             self._pass_on_dropped()
+        job = jobs[0]
+        alone = not worker.calls
         try:
             worker.set_up(*self._set_up())
-            worker.send_call(job)
+            if job.batch is None:
+                worker.send_call(job)
+            else:
+                worker.send_calls(jobs)
         except FAULTS as error:
-            self.post.settle(job, error)
+            for job in jobs:
+                self.post.settle(job, error)
             return
         keeper = self.keeper
         assert keeper is not None
         if worker.watched or worker.owner is not job.loop:
-            self._owners.choose(keeper, worker, job)
-        if len(worker.calls) == 1:
+            self._owners.choose(keeper, worker, job.loop, alone=alone)
+        if len(worker.calls) > 1:
+            keeper.due(now + PATIENCE)
+        if alone:
             self._begin(worker, now)
         else:
             mailbox = self.post.mailbox(job.loop)
             if not mailbox.will_flush:
                 mailbox.will_flush = True
                 mailbox.put(self._flush, mailbox)
-            keeper.due(now + PATIENCE)
 
     def _pass_on_dropped(self) -> None:
         while self._dropped:
@@ -491,6 +527,12 @@ class Pool:
         else:  # KeyboardInterrupt came at the wrong moment
             for worker in [*self.workers, *self.dying]:
                 worker.kill()
+
+
+def _most(job: Job) -> int:
+    """How many calls such as this one a worker may hold."""
+    seconds = job.definition.seconds
+    return max(AHEAD, int(LINE / seconds)) if job.batch is not None and seconds else AHEAD
 
 
 def _at_exit(ref: weakref.ref[Pool]) -> None:

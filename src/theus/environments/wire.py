@@ -14,6 +14,7 @@ message      way       content
 ===========  ========  =================================================================================
 ``SETUP``    near→far  what the worker needs to be like the engine's process: paths, log levels, resources
 ``CALL``     near→far  envelope (marshal), payload (pickle), snapshot and config (pickle, if not known there)
+``CALLS``    near→far  envelope with small payloads (marshal): calls of one process, ``seq`` is the first one's
 ``END``      near→far  nothing more will come: close resources and exit
 ``PART``     near→far  a field of the domain, before a call that will need it, or in answer to FETCH (``parts.py``)
 ``BLOCKS``   both      blocks that are given back, and blocks that need not be kept any longer (``blocks.py``)
@@ -51,7 +52,7 @@ from typing import Any, NamedTuple
 
 from theus.state.values import FIXED
 
-SETUP, CALL, END, BLOCKS, PART = 1, 2, 3, 4, 5
+SETUP, CALL, END, BLOCKS, PART, CALLS = 1, 2, 3, 4, 5, 6
 READY, STARTED, REPORT, LOG, DONE, FAILED, RETURNED, FETCH = 11, 12, 13, 14, 15, 16, 17, 18
 RECALL, STOP = 21, 22
 

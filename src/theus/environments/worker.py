@@ -23,12 +23,13 @@ import os
 import pickle
 import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context, copy_context
 from time import thread_time
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from theus.environments import price, wire
+from theus.environments.batch import Answer, Batch
 from theus.environments.book import Book, Needs, told
 from theus.environments.cpus import usable_cpus
 from theus.environments.faults import culprit, open_error, text_of
@@ -48,11 +49,14 @@ from theus.state.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from theus.environments.peer import Carrier
+    from theus.processes import Process
     from theus.protocols import Call
 
 __all__ = ["WorkerEnvironment", "WorkerInfo", "usable_cpus"]
 
 NO_LIMITS = Limits()
+_TOGETHER = 0.001  #: seconds of work that are worth a frame
+_MOST_TOGETHER = 256  #: calls in a frame
 
 
 class WorkerInfo(NamedTuple):
@@ -122,20 +126,16 @@ class WorkerEnvironment:
 
     async def run(self, call: Call) -> Outcome:
         """Run one attempt in a worker process; see ``theus.protocols.Environment``."""
-        if self._pid != os.getpid():  # this process was forked off; the workers are the parent's
-            self._finalizer.detach()
-            self._pool.disown()
-            self._open()
+        self._note_fork()
         started = thread_time()
         job = self._pack(call)
         packing = thread_time() - started
         future = job.future = job.loop.create_future()
-        self._pool.submit(job)
+        self._pool.submit((job,))
         try:
             kind, parcel, number = await future
         except asyncio.CancelledError:
-            ended: asyncio.Future[None] = job.loop.create_future()
-            if self._pool.abandon(job, ended):
+            for ended in self._pool.abandon((job,)):
                 await ended
             raise
         if call.meter is None:
@@ -146,6 +146,56 @@ class WorkerEnvironment:
         # Over there it is done once more, the other way round.
         outcome.moving = 2 * (packing + thread_time() - started) + outcome.moved * price.SECONDS_PER_BYTE
         return outcome
+
+    def at_once(self, process: Process[Any, Any]) -> int:
+        """How many calls of a process should be made at once: so many as take a millisecond, if that is known."""
+        seconds = self._book.seconds(process.root if process.fn is process.root.fn else process)
+        return min(int(_TOGETHER / seconds), _MOST_TOGETHER) if seconds else 1
+
+    async def run_many(self, calls: Sequence[Call], take: Callable[[int, Outcome], bool]) -> None:
+        """Run calls of one process that takes no context and has no timeout, as ``run`` does.
+
+        ``take``: is called with the place of each and what became of it, as soon as that is known; if it gives False,
+        the others are stopped.
+        """
+        self._note_fork()
+        first = self._start(calls[0])
+        variables = self._travelling(first.context)
+
+        def open_answer(place: int, job: Job, answer: Any) -> bool:
+            if isinstance(answer, BaseException):
+                return take(place, Outcome(error=answer))
+            try:
+                return take(place, self._outcome(job.call, job, *answer))
+            except NotTransferable as failure:
+                return take(place, Outcome(error=failure))
+
+        batch = Batch(first.loop.create_future(), open_answer)
+        batch.jobs = {place: first.for_call(call) for place, call in enumerate(calls)}
+        try:
+            for place, job in list(batch.jobs.items()):
+                job.future = Answer(batch, place)
+                try:
+                    job.payload = self._pack_payload(job.call, variables)
+                except NotTransferable as failure:
+                    batch.answered(place, failure)
+                else:
+                    if job.payload is None or job.payload.is_small:
+                        job.batch = batch
+            self._pool.submit(list(batch.jobs.values()))
+            await batch.over
+        finally:
+            if batch.jobs:
+                left = list(batch.jobs.values())
+                batch.jobs.clear()
+                for ended in self._pool.abandon(left):
+                    await ended
+
+    def _note_fork(self) -> None:
+        if self._pid != os.getpid():  # this process was forked off; the workers are the parent's
+            self._finalizer.detach()
+            self._pool.disown()
+            self._open()
 
     def rehearse(self, call: Call, outcome: Outcome, limit: float, domain: bool) -> tuple[int, float]:
         """What it would take to send a call and its result: bytes and seconds. Blocks.
@@ -182,6 +232,17 @@ class WorkerEnvironment:
     # --- there ---
 
     def _pack(self, call: Call) -> Job:
+        job = self._start(call)
+        job.payload = self._pack_payload(call, self._travelling(job.context))
+        if call.process.takes_context:  # nothing else sees the domain or the config
+            if call.snapshot is not None:
+                self._add_snapshot(job, call.snapshot)
+            if call.config is not None:
+                self._add_config(job, call)
+        return job
+
+    def _start(self, call: Call) -> Job:
+        """A call without its arguments."""
         process = call.process
         job = Job()
         job.call = call
@@ -199,21 +260,20 @@ class WorkerEnvironment:
             raise self._refuse(process.name, culprit(process, f"process {process.name!r}", self._try), error) from error
         seconds = job.definition.seconds
         job.short = seconds is not None and seconds < SHORT
-        job.payload = self._pack_payload(call, job.context)
-        if call.snapshot is not None:
-            self._add_snapshot(job, call.snapshot)
-        if call.config is not None:
-            self._add_config(job, call)
         return job
 
-    def _pack_payload(self, call: Call, context: Context) -> Packed | None:
-        variables = self._variables.travelling(context) if context else ()
+    def _travelling(self, context: Context) -> Sequence[Any]:
+        """The context variables that travel."""
+        if not context:
+            return ()
+        return [(name, value) for name, value in self._variables.travelling(context) if self._can_travel(value)]
+
+    def _pack_payload(self, call: Call, variables: Sequence[Any]) -> Packed | None:
         args, kwargs, pipe, kept = call.args, call.kwargs, call.pipe, call.kept
         if not (kwargs or variables or kept) and is_simple(pipe) and all(is_simple(value) for value in args):
             if not args and pipe is None:
                 return None
             return Packed(Parcel(pickle.dumps((args, kwargs, pipe, kept, ()), PROTOCOL), (), True), [])
-        variables = [(name, value) for name, value in variables if self._can_travel(value)]
         try:
             return self._packed((args, kwargs, pipe, kept, variables))
         except FAULTS as error:

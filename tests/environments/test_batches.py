@@ -1,0 +1,254 @@
+"""Many short calls go to a worker in one frame, and each is still a call of its own."""
+
+import asyncio
+import sys
+import threading
+from collections import Counter
+
+import batch_bodies as bodies
+import pytest
+from worker_tools import LIMIT, nothing_left, until, workers
+
+from theus import Engine, each
+from theus.environments.peer import Limits, Peer
+from theus.errors import EnvironmentBroken, NotTransferable
+from theus.events import CallEnded, CallStarted
+from theus.testing.environments import make_call
+
+
+@pytest.fixture(autouse=True)
+def clean():
+    with nothing_left():
+        yield
+
+
+@pytest.fixture
+def frames(monkeypatch):
+    """How many calls went together each time."""
+    found = []
+    send_calls = Peer.send_calls
+
+    def seen(peer, jobs):
+        found.append(len(jobs))
+        send_calls(peer, jobs)
+
+    monkeypatch.setattr(Peer, "send_calls", seen)
+    return found
+
+
+class Marks:
+    """The items of a batch, and which of them have begun."""
+
+    def __init__(self, folder):
+        self.folder = folder / "marks"
+        self.folder.mkdir()
+
+    def calls(self, number, deeds):
+        return [make_call(bodies.act, (n, str(self.folder), deeds.get(n, ""))) for n in range(number)]
+
+    def begun(self):
+        return {int(file.name): file.read_text() for file in self.folder.iterdir()}
+
+
+@pytest.fixture
+def marks(tmp_path):
+    return Marks(tmp_path)
+
+
+async def warm_up(environment, tmp_path, process=bodies.act):
+    """Let it learn that calls of the process are short."""
+    folder = tmp_path / "warm"
+    folder.mkdir(exist_ok=True)
+    value = (0, str(folder), "") if process is bodies.act else ""
+
+    async def is_known():
+        await environment.run(make_call(process, value))
+        return environment.at_once(process) > 2
+
+    async with asyncio.timeout(LIMIT):
+        while not await is_known():
+            pass
+
+
+async def outcomes(environment, calls, go_on=lambda outcome: True):
+    found = {}
+
+    def take(place, outcome):
+        assert place not in found
+        found[place] = outcome
+        return go_on(outcome)
+
+    await environment.run_many(calls, take)
+    return found
+
+
+def test_a_worker_that_dies_takes_down_the_one_that_ran(marks, frames, tmp_path):
+    async def main():
+        async with workers(1) as environment:
+            await warm_up(environment, tmp_path)
+            found = await outcomes(environment, marks.calls(40, {7: "leave", 20: "leave"}))
+        for number in range(40):
+            if number in (7, 20):
+                assert isinstance(found[number].error, EnvironmentBroken)
+                assert found[number].error.exit_code == 3
+            else:
+                assert (found[number].error, found[number].value) == (None, number)
+
+    asyncio.run(main())
+    assert marks.begun() == dict.fromkeys(range(40), "x")
+    assert max(frames) > 1
+
+
+def test_a_cancel_ends_the_one_that_runs_and_the_others_do_not_begin(marks, tmp_path):
+    async def main():
+        async with workers(1) as environment:
+            await warm_up(environment, tmp_path)
+            task = asyncio.ensure_future(outcomes(environment, marks.calls(30, {3: "wait"})))
+            await until(lambda: (marks.folder / "3").exists())
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert marks.begun() == dict.fromkeys(range(4), "x")
+            found = await outcomes(environment, marks.calls(4, {}))
+            assert [found[n].value for n in range(4)] == [0, 1, 2, 3]
+
+    asyncio.run(main())
+
+
+def test_nobody_wants_the_rest(marks, tmp_path):
+    async def main():
+        async with workers(1) as environment:
+            await warm_up(environment, tmp_path)
+            calls = marks.calls(30, {5: "raise", 6: "wait"})
+            found = await outcomes(environment, calls, lambda outcome: outcome.error is None)
+            assert [found[n].value for n in range(5)] == [0, 1, 2, 3, 4]
+            assert str(found[5].error) == "item 5"
+            assert len(found) == 6
+
+    asyncio.run(main())
+    assert set(marks.begun()) <= set(range(7))
+
+
+def test_one_that_takes_longer_than_expected_holds_nobody_up(marks, frames, tmp_path):
+    async def main():
+        async with workers(2) as environment:
+            await warm_up(environment, tmp_path)
+            found = await outcomes(environment, marks.calls(30, {0: 30}))  # it waits for all others
+            assert [found[n].value for n in range(30)] == list(range(30))
+
+    asyncio.run(main())
+    assert marks.begun() == dict.fromkeys(range(30), "x")
+    assert max(frames) > 1
+
+
+def test_what_cannot_cross_belongs_to_its_item(marks, tmp_path):
+    async def main():
+        async with workers(2) as environment:
+            await warm_up(environment, tmp_path)
+            found = await outcomes(environment, marks.calls(20, {4: "lock", 9: threading.Lock(), 12: "raise"}))
+            for number in range(20):
+                kind = {4: NotTransferable, 9: NotTransferable, 12: ValueError}.get(number, type(None))
+                assert type(found[number].error) is kind
+            assert "the result" in found[4].error.what
+            assert "argument" in found[9].error.what
+
+    asyncio.run(main())
+    assert marks.begun().keys() == {*range(20)} - {9}
+
+
+def test_big_values_go_beside_small_ones(tmp_path):
+    async def main():
+        async with workers(2) as environment:
+            await warm_up(environment, tmp_path, bodies.size)
+            values = [b"x" * (3_000_000 if n % 5 == 2 else n) for n in range(20)]
+            found = await outcomes(environment, [make_call(bodies.size, value) for value in values])
+            assert [found[n].value for n in range(20)] == [len(value) for value in values]
+
+    asyncio.run(main())
+
+
+def test_a_worker_that_may_take_so_many_calls_takes_no_more(frames, marks, tmp_path):
+    async def main():
+        async with workers(1, limits=Limits(calls=7)) as environment:
+            await warm_up(environment, tmp_path)
+            found = await outcomes(environment, marks.calls(40, {}))
+            assert [found[n].value for n in range(40)] == list(range(40))
+
+    asyncio.run(main())
+    assert marks.begun() == dict.fromkeys(range(40), "x")
+    assert 1 < max(frames) <= 7
+
+
+def test_items_of_an_each(frames):
+    numbers = list(range(400))
+    expected = [n / 2 for n in numbers]
+    with Engine(workers=2) as engine:
+        for _ in range(20):  # until it knows that they are short
+            assert engine.run(each(bodies.halve, limit=8, on_error="collect"), [n for n in numbers if n % 7 != 3])
+            if frames and max(frames) > 1:
+                break
+        assert max(frames) > 1
+        found = engine.run(each(bodies.halve, limit=8, on_error="collect"), numbers)
+        for number in numbers:
+            if number % 7 == 3:
+                assert str(found[number]) == f"odd luck with {number}"
+                assert any("halve" in note and f"/{number}," in note for note in found[number].__notes__)
+            else:
+                assert found[number] == expected[number]
+        with pytest.raises(ValueError, match="odd luck with"):
+            engine.run(each(bodies.halve, limit=8), numbers)
+
+
+def test_a_limit_holds_for_items_that_go_together(tmp_path):
+    quick, slow = (str(tmp_path), False), (str(tmp_path), True)
+    with Engine(workers=2) as engine:
+        engine.run(each(bodies.user, limit=8), range(400))  # so that there are two workers
+        engine.run(each(bodies.alone, limit=1), [quick] * 60)
+        engine.run(each(bodies.alone, limit=1), [*[quick] * 5, slow, *[quick] * 60])
+
+
+def test_each_item_has_its_events(frames):
+    numbers = [n for n in range(400) if n % 7 != 3]
+    with Engine(workers=2) as engine:
+        for _ in range(20):
+            engine.run(each(bodies.halve), numbers)
+            if frames and max(frames) > 1:
+                break
+        frames.clear()
+        events = list(engine.stream(each(bodies.halve, limit=8), numbers))
+    assert max(frames) > 1
+    for kind in (CallStarted, CallEnded):
+        keys = Counter(event.key for event in events if isinstance(event, kind))
+        assert len(keys) == len(numbers)
+        assert set(keys.values()) == {1}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="sub-interpreters need Python 3.14")
+def test_sub_interpreters_take_batches_too(marks, frames, tmp_path):
+    from theus.environments.interpreter import InterpreterEnvironment
+
+    async def main():
+        environment = InterpreterEnvironment(2)
+        try:
+            await warm_up(environment, tmp_path)
+            calls = marks.calls(30, {5: "raise", 6: "wait"})
+            found = await outcomes(environment, calls, lambda outcome: outcome.error is None)
+            assert len(found) <= 30
+            assert "item 5" in {str(outcome.error) for outcome in found.values()}
+            found = await outcomes(environment, [make_call(bodies.size, b"x" * n) for n in range(30)])
+            assert [found[n].value for n in range(30)] == list(range(30))
+        finally:
+            await environment.stop(2.0)
+
+    asyncio.run(main())
+    assert max(frames) > 1
+
+
+def test_context_variables_travel_with_all(tmp_path):
+    async def main():
+        async with workers(2) as environment:
+            bodies.USER.set("ann")
+            found = await outcomes(environment, [make_call(bodies.user, n) for n in range(30)])
+            assert [found[n].value for n in range(30)] == [(n, "ann") for n in range(30)]
+
+    asyncio.run(main())

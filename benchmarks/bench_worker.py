@@ -217,6 +217,16 @@ async def speed_up(pool: Pool, loops: int, number: int) -> float:
     return alone / (time.perf_counter() - started)
 
 
+def loop_seconds() -> float:
+    """What one round of ``spin`` takes here."""
+    seen = []
+    for _ in range(20):
+        started = time.perf_counter()
+        spin(20_000)
+        seen.append(time.perf_counter() - started)
+    return statistics.median(seen) / 20_000
+
+
 async def first_result(make: Callable[[], Pool]) -> float:
     """Milliseconds from making a pool to its first result."""
     started = time.perf_counter()
@@ -306,14 +316,13 @@ async def measure() -> None:
         await compare(own_cpu, the_bare_wire=wire, theus_each=eached),
         BASELINE,
     )
-    for loops, number in ((10, 1600), (500, 1600), (6_000, 800), (60_000, 96)):
-        started = time.perf_counter()
-        spin(loops)
-        micros = (time.perf_counter() - started) * 1e6
+    per_loop = loop_seconds()
+    for micros, number in ((10, 1600), (50, 1600), (200, 800), (1000, 160)):
+        loops = round(micros * 1e-6 / per_loop)
         figures = await compare(
             lambda pool, loops=loops, number=number: speed_up(pool, loops, number), theus_each=eached
         )
-        table(f"speed-up over one thread, tasks of {micros:,.0f} us, 16 in flight", figures, BASELINE, unit="x ")
+        table(f"speed-up over one thread, tasks of {micros:,} us, 16 in flight", figures, BASELINE, unit="x ")
     ours = pools["theus worker"]
     assert isinstance(ours, Ours)
     table("a call that changes one field of the domain", await domain_prices(ours.environment), "no domain")

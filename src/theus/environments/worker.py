@@ -127,9 +127,10 @@ class WorkerEnvironment:
     async def run(self, call: Call) -> Outcome:
         """Run one attempt in a worker process; see ``theus.protocols.Environment``."""
         self._note_fork()
-        started = thread_time()
+        metered = call.meter is not None
+        started = thread_time() if metered else 0.0
         job = self._pack(call)
-        packing = thread_time() - started
+        packing = thread_time() - started if metered else 0.0
         future = job.future = job.loop.create_future()
         self._pool.submit((job,))
         try:
@@ -138,7 +139,7 @@ class WorkerEnvironment:
             for ended in self._pool.abandon((job,)):
                 await ended
             raise
-        if call.meter is None:
+        if not metered:
             return self._outcome(call, job, kind, parcel, number)
         started = thread_time()
         outcome = self._outcome(call, job, kind, parcel, number)

@@ -120,10 +120,50 @@ def test_a_record_that_was_changed_again_is_known_in_its_newest_form() -> None:
     recent.note(11, [Record("run", "a", b"1"), Record("run", "b", b"1")])
     recent.note(12, [Record("run", "a", None)])
     assert recent.get("run", "a") == (12, None)
-    assert recent.of("run", "", 11) == {"a": None}
+    assert recent.of("run", "a") == {"a": (12, None)}
     recent.forget(11)
     assert recent.get("run", "b") is None
     assert recent.changed(0) == [("run", "a", None)]
+
+
+class Interrupted:
+    """A connection that reads, and between its first look at the file and the next lets others go on."""
+
+    def __init__(self, db: Any, then: Any) -> None:
+        self._db, self._then = db, then
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+    def execute(self, statement: str, *arguments: Any) -> Any:
+        found = self._db.execute(statement, *arguments).fetchall()
+        then, self._then = (None, self._then) if statement == "BEGIN" else (self._then, None)
+        if then is not None:
+            then()
+        return Rows(found)
+
+
+class Rows(list[Any]):
+    def fetchone(self) -> Any:
+        return self[0]
+
+
+def test_what_is_folded_while_somebody_reads_is_not_missed(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_RECENT", 0)
+    actor = Actor(tmp_path / "shop.db")
+    actor.append([Record("run", "a", b"1"), Record("run", "b", b"1")])
+
+    def more() -> None:
+        actor.append([Record("run", "a", b"2")])
+        actor.append([])
+        assert actor.driver._recent.get("run", "b") is None  # it is in the table by now
+
+    actor.driver._reader = Interrupted(actor.driver._reader, more)
+    assert actor.driver.records("run", "") in (
+        [Record("run", "a", b"1"), Record("run", "b", b"1")],
+        [Record("run", "a", b"2"), Record("run", "b", b"1")],
+    )
+    actor.driver.close()
 
 
 def test_what_a_run_recorded_and_let_go_of_never_came_to_the_table(tmp_path) -> None:

@@ -19,7 +19,8 @@ _FIXED = 64  #: bytes that a record counts for, besides its value
 class Recent:
     """The newest value of each record that the log changed after ``folded``, up to ``version``.
 
-    Changed by one thread at a time. Who reads beside it takes ``version`` first: it sees that much or more.
+    Changed by one thread at a time. Who reads beside it takes ``version`` first, then what is here, then the table and the log:
+    so what is folded and forgotten meanwhile is in the table by then.
     """
 
     def __init__(self, folded: Version) -> None:
@@ -38,17 +39,18 @@ class Recent:
         """Since when a record is what it is; None: the table knows."""
         return self._kinds.get(kind, {}).get(key)
 
-    def of(self, kind: str, prefix: str, after: Version) -> dict[str, bytes | None]:
-        """The records of a kind, by key, that were changed after a version."""
+    def of(self, kind: str, prefix: str) -> dict[str, tuple[Version, bytes | None]]:
+        """The records of a kind whose key begins so: since when each is what it is, and what."""
         known = list(self._kinds.get(kind, {}).items())
-        return {key: value for key, (version, value) in known if version > after and key.startswith(prefix)}
+        return {key: value for key, value in known if key.startswith(prefix)}
 
     def changed(self, after: Version) -> list[tuple[str, str, bytes | None]]:
         """Kind, key and value of all that was changed after a version, in the order of the table."""
         return [
             (kind, key, value)
             for kind in sorted(self._kinds)
-            for key, value in sorted(self.of(kind, "", after).items())
+            for key, (version, value) in sorted(self._kinds[kind].items())
+            if version > after
         ]
 
     def forget(self, folded: Version) -> None:

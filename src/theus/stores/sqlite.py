@@ -136,21 +136,23 @@ class SqliteDriver:
             return None if row is None else row[0]
 
     def records(self, kind: str, prefix: str) -> list[Record]:
-        with self._reading, self._speaking, self._transaction("BEGIN", self._reader) as db:
+        with self._reading, self._speaking:
             recent = self._recent
             known = recent.version
-            (folded,) = db.execute("SELECT version FROM folded").fetchone()
-            found: dict[str, bytes | None] = dict(
-                db.execute(
-                    "SELECT key, value FROM record WHERE kind = ? AND key >= ? AND key < ?",
-                    (kind, prefix, f"{prefix}\U0010ffff"),
+            changed = recent.of(kind, prefix)
+            with self._transaction("BEGIN", self._reader) as db:
+                (folded,) = db.execute("SELECT version FROM folded").fetchone()
+                found: dict[str, bytes | None] = dict(
+                    db.execute(
+                        "SELECT key, value FROM record WHERE kind = ? AND key >= ? AND key < ?",
+                        (kind, prefix, f"{prefix}\U0010ffff"),
+                    )
                 )
-            )
-            found.update(recent.of(kind, prefix, folded))
-            later = Recent(folded)
-            for version, records in self._logged(db, max(known, folded)):
-                later.note(version, records)
-            found.update(later.of(kind, prefix, folded))
+                later = Recent(folded)
+                for version, records in self._logged(db, max(known, folded)):
+                    later.note(version, records)
+            changed.update(later.of(kind, prefix))
+            found.update((key, value) for key, (version, value) in changed.items() if version > folded)
         return [Record(kind, key, value) for key, value in sorted(found.items()) if value is not None]
 
     def kept(self) -> Version:
@@ -210,6 +212,8 @@ class SqliteDriver:
             fcntl.flock(self._queue, fcntl.LOCK_UN)
             if self._db is None:
                 os.close(self._queue)
+                if self._wal >= 0:
+                    os.close(self._wal)
 
     def _refuse_foreign(self) -> None:
         """Before anything is made beside it, or changed in it."""
@@ -334,8 +338,11 @@ class SqliteDriver:
         """
         if os.fstat(self._wal).st_size != self._wal_size:  # SQLite has come to the end, or has cut it
             with self._transaction("BEGIN IMMEDIATE"):  # nobody writes to it meanwhile
-                size = os.fstat(self._wal).st_size
-                self._wal_size = size + os.pwrite(self._wal, _SPARE, size)
+                self._wal_size = os.fstat(self._wal).st_size
+                try:
+                    self._wal_size += os.pwrite(self._wal, _SPARE, self._wal_size)
+                except OSError as error:  # no room for it: SQLite itself will say so, if it needs any
+                    log.debug("store %s: its write-ahead log cannot be made longer: %s", self.path, error)
 
     def _append(self, known: Version, group: str, make: Make) -> Sequence[Entry]:
         db = self._db

@@ -5,12 +5,14 @@ emit_program.py STORE BEAT [unhandled | heir]
 
 from __future__ import annotations
 
+import queue
 import sys
 import threading
 from dataclasses import dataclass
 
 from theus import Context, Engine, outbox, process
 
+BEGUN: queue.Queue[str] = queue.Queue()
 DONE = threading.Event()
 
 
@@ -26,7 +28,7 @@ def order(ctx: Context[Shop], number: int) -> None:
 
 
 def hold(value: object, key: str) -> None:
-    print("begun", key, flush=True)
+    BEGUN.put(key)
     sys.stdin.readline()
     DONE.set()
 
@@ -42,6 +44,8 @@ def main(url: str, beat: str, *options: str) -> None:
             print("emitted", flush=True)
             sys.stdin.readline()
         else:
+            # Only now, when the run has made its last commit: whoever is stopped in the middle of one stops all others.
+            print("begun", BEGUN.get(), flush=True)
             DONE.wait()
 
 

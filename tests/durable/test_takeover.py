@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,9 +40,14 @@ def url(request, tmp_path) -> Iterator[str]:
         server.close()
 
 
-def start(url: str, beat: str = NEVER, *options: str) -> subprocess.Popen[str]:
+@contextmanager
+def start(url: str, beat: str = NEVER, *options: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, str(PROGRAM), url, beat, *options]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        try:
+            yield program
+        finally:
+            program.kill()
 
 
 class Survivor:

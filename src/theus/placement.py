@@ -339,7 +339,10 @@ def _hindrances(fn: Any, seen: set[Any], there: Callable[[Any], str]) -> Iterato
             yield f"it assigns {what}, which {there(None)}"
         for what, value in _surroundings(fn):
             if is_mutable(value):
-                yield f"the {what} is a {type(value).__name__}, which {there(value)}"
+                # What a memo holds may be changed by others, or be as big as a model: a dict of the module by another name.
+                is_memo = isinstance(value, functools._lru_cache_wrapper)
+                kind = "memo (functools.cache)" if is_memo else type(value).__name__
+                yield f"the {what} is a {kind}, which {there(value)}"
             inner = value.fn if isinstance(value, Process) else value
             if isinstance(inner, types.FunctionType) and inner.__globals__ is fn.__globals__:
                 yield from _hindrances(inner, seen, there)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 import threading
 import time
@@ -210,6 +211,15 @@ def counts(value):
     count += 1
 
 
+@functools.cache
+def memo():
+    return {}
+
+
+def uses_a_memo(value):
+    memo()["seen"] = value
+
+
 def matches(value):
     return PATTERN.match(value)
 
@@ -230,6 +240,7 @@ def closes_over_a_number():
         (appends, "'seen'"),
         (calls_one_that_appends, "'seen'"),
         (counts, "assigns the global 'count'"),
+        (uses_a_memo, "the global 'memo' it uses is a memo (functools.cache), which would be a copy there"),
         (closes_over_a_number(), "assigns 'number'"),
         (threading.Event().wait, "method of Event"),
     ],

@@ -7,8 +7,8 @@ wakes while the call runs: a thread that wants the lock waits for a switch inter
 holder takes. What the system let it wait for a processor is not counted, where the system tells that.
 
 A thread that wants the lock takes part in the contest for it, and an event loop in the same contest may lose a switch
-interval to it. So the ticker wakes every millisecond only at first and then ever more seldom; whatever gives the lock
-away, as a system call does, would have it wait a second time, so it asks the system only about a tick that was late.
+interval to it. So the ticker wakes every millisecond only at first and then ever more seldom, and it makes one system call a
+tick: each gives the lock away, and it has to win it again.
 
 The ticker runs only while a call is watched; it ends when nothing was watched for a while.
 """
@@ -167,8 +167,7 @@ class Ticker:
         Counted is what the process computed meanwhile: who has the lock may itself have waited for a processor.
         """
         now, computed = perf_counter(), process_time()
-        late = now - self._due
-        is_held = late >= _late() and late - delay.new() >= _late()
+        is_held = now - self._due - delay.new() >= _late()
         held = max(0.0, min(now - self._last, computed - self._computed)) if is_held else 0.0
         self._seen = Seen(self._seen.ticks + 1, self._seen.held + held)
         self._last, self._computed = now, computed

@@ -120,19 +120,18 @@ def test_as_long_as_nobody_can_tell_each_call_is_looked_at():
 def test_a_ticker_sees_whether_the_lock_can_be_had():
     meter = Meter(Ticker())
 
-    def measured(fn):
+    def measured(fn, tells):
         call = Call(process(fn), (), {}, None, None, None, 1, 1, None, EngineStub(), meter=meter)
         for _ in range(30):  # three will do, where nothing else keeps the processors
             outcome = meter.measure(call)
-            if outcome.held is not None:
+            if tells(outcome):
                 return outcome
-        return outcome
+        raise AssertionError(f"not seen in 30 calls: {outcome}")
 
-    waits = measured(lambda: time.sleep(0.05))
-    assert waits.held == pytest.approx(0.0, abs=0.01)
+    waits = measured(lambda: time.sleep(0.05), lambda outcome: outcome.held == 0.0)
     assert waits.waited <= waits.wall
     if not threads_are_parallel():
-        assert measured(lambda: spin(0.05)).held > 0.0
+        measured(lambda: spin(0.05), lambda outcome: outcome.held is not None and outcome.held > 0.5 * outcome.cpu)
 
 
 # --- where it goes ---

@@ -44,7 +44,6 @@ _FORMAT = 2
 _PART = 2**20  #: bytes of a snapshot in one row, and about what one transaction writes of it
 _BATCH = 10_000  #: journal rows that one transaction deletes
 _RECENT = 2**18  #: bytes of records that only the log shows, before the table is brought up to it
-_SPARE = bytes(2**20)  #: by which the write-ahead log is made longer
 _SOON, _LATE = 0.001, 0.010  #: seconds between two looks at the file
 _BUSY = 60.0  #: seconds to wait for somebody who holds the file without having queued: a shell, a backup
 _TABLES = """
@@ -78,8 +77,6 @@ class SqliteDriver:
         self._db: Any = None
         self._reader: Any = None
         self._queue = -1  #: file descriptor
-        self._wal = -1  #: file descriptor, if commits wait for the disk
-        self._wal_size = 0
         self._recent = Recent(0)
         self._newest: Version = 0  #: the last entry that was given to the replica, or that it appended
         self.closing = threading.Event()
@@ -106,8 +103,6 @@ class SqliteDriver:
                     with self._transaction("BEGIN IMMEDIATE"):
                         self._fold()
                     self._recent.forget(self._folded())
-                if self._wal >= 0:
-                    self._lengthen()
                 return self._append(known, group, make)
             finally:
                 fcntl.flock(self._queue, fcntl.LOCK_UN)
@@ -179,8 +174,6 @@ class SqliteDriver:
                 self._db.close()
                 self._db = None
                 os.close(self._queue)
-                if self._wal >= 0:
-                    os.close(self._wal)
 
     # --- opening ---
 
@@ -200,8 +193,6 @@ class SqliteDriver:
             self._db = self._connect()
             try:
                 self._check_or_make(initial)
-                if self._sync == "full":
-                    self._wal = os.open(f"{self.path}-wal", os.O_WRONLY | os.O_CLOEXEC)
                 self._reader = self._connect()
                 self._reader.execute("PRAGMA query_only = 1")
             except BaseException:
@@ -212,8 +203,6 @@ class SqliteDriver:
             fcntl.flock(self._queue, fcntl.LOCK_UN)
             if self._db is None:
                 os.close(self._queue)
-                if self._wal >= 0:
-                    os.close(self._wal)
 
     def _refuse_foreign(self) -> None:
         """Before anything is made beside it, or changed in it."""
@@ -329,20 +318,6 @@ class SqliteDriver:
             there = [one for one in changed if one[2] is not None]
             db.executemany("INSERT OR REPLACE INTO record VALUES (?, ?, ?)", there)
             db.execute("UPDATE folded SET version = ?", (recent.version,))
-
-    def _lengthen(self) -> None:
-        """Keep the write-ahead log longer than what SQLite has written to it.
-
-        To overwrite is much cheaper than to append, because then the file's new size need not reach the disk with each
-        commit. What stands behind SQLite's frames is no frame, so reading ends before it, as before what is left of older ones.
-        """
-        if os.fstat(self._wal).st_size != self._wal_size:  # SQLite has come to the end, or has cut it
-            with self._transaction("BEGIN IMMEDIATE"):  # nobody writes to it meanwhile
-                self._wal_size = os.fstat(self._wal).st_size
-                try:
-                    self._wal_size += os.pwrite(self._wal, _SPARE, self._wal_size)
-                except OSError as error:  # no room for it: SQLite itself will say so, if it needs any
-                    log.debug("store %s: its write-ahead log cannot be made longer: %s", self.path, error)
 
     def _append(self, known: Version, group: str, make: Make) -> Sequence[Entry]:
         db = self._db

@@ -59,7 +59,7 @@ async def look_again(attempts: Attempts, call: Call, outcome: Outcome, profile: 
 
 
 async def _ask(attempts: Attempts, call: Call, outcome: Outcome, profile: Profile, limit: float) -> None:
-    """Find out what it takes to send a call and its result, by packing them once, off the loop.
+    """Find out what it takes to send a call and its result, by packing them, off the loop.
 
     ``limit``: seconds; what takes longer is not worth it, however long.
     """

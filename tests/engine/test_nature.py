@@ -15,6 +15,7 @@ from recorded_calls import RECORDED
 
 from theus import Engine, each, process
 from theus.environments.meter import Meter, Seen, Ticker, _held
+from theus.environments.worker import WorkerEnvironment
 from theus.events import ProcessMoved
 from theus.nature import Profile, quantile
 from theus.placement import (
@@ -28,7 +29,7 @@ from theus.placement import (
     threads_are_parallel,
 )
 from theus.protocols import Call, Outcome
-from theus.testing.environments import EngineStub
+from theus.testing.environments import EngineStub, make_call
 
 PATTERN = re.compile("a+")
 seen: list[int] = []
@@ -446,6 +447,28 @@ def test_a_domain_that_is_dear_to_send_keeps_its_process_here():
         row = engine.explain(target).rows[0]
     assert row.environment == "thread"
     assert "not worth it" in row.reason
+
+
+class SlowAtFirst:
+    """Pickling it takes long once, as it does if a module is loaded for it or garbage collected meanwhile."""
+
+    packed = 0
+
+    def __reduce__(self):
+        SlowAtFirst.packed += 1
+        end = time.thread_time() + (0.3 if SlowAtFirst.packed == 1 else 0.0)
+        while time.thread_time() < end:
+            pass
+        return int, (SlowAtFirst.packed,)
+
+
+def test_what_seems_dear_to_send_is_packed_again():
+    SlowAtFirst.packed = 0
+    call = make_call(process(busy), SlowAtFirst())
+    size, seconds = WorkerEnvironment(1).rehearse(call, Outcome(), 0.2, domain=False)
+    assert SlowAtFirst.packed == 2
+    assert size < 1000
+    assert seconds < 0.1  # of CPU
 
 
 def test_a_ticker_ends_when_nothing_is_watched(monkeypatch):

@@ -1,4 +1,4 @@
-"""What it would take to send a value to another core: pickled once, for the CPU time that takes, and given up in time.
+"""What it would take to send a value to another core: pickled, for the CPU time that takes, and given up in time.
 
 Not the time on the wall: on a busy machine a call of 46 bytes would now and then look dear, and its process stay here.
 """
@@ -14,6 +14,7 @@ from theus.environments.blocks import Lot, Mapped
 from theus.environments.parcel import FAULTS, PROTOCOL, Definitions, Packer, Parcel
 from theus.state.values import memory_of
 
+DEAR = 0.5  #: the part of the limit from which it seems dear
 SECONDS_PER_BYTE = 1e-9  #: through a socket, both ends
 
 

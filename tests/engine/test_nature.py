@@ -435,6 +435,26 @@ def test_a_domain_that_is_dear_to_send_keeps_its_process_here():
     assert row.environment == "thread"
 
 
+def test_one_call_that_was_dear_to_send_does_not_send_its_process_away():
+    profile = Profile(process(busy))
+    for moving, known in [(0.001, 0.001), (0.05, 0.002), (0.001, 0.001), (None, 0.001)]:
+        profile.measure(Outcome(wall=0.03, cpu=0.03, held=0.03, moving=moving))
+        assert profile.moving == known
+
+
+def test_the_price_of_a_process_s_first_call_in_a_pool_is_not_its_price():
+    async def main():
+        environment = WorkerEnvironment(1)
+        call = make_call(process(busy))
+        call.meter = Meter()
+        found = [(await environment.run(call)).moving for _ in range(2)]
+        await environment.stop(2.0)
+        assert found[0] is None
+        assert found[1] is not None
+
+    asyncio.run(main())
+
+
 class SlowAtFirst:
     """Pickling it takes long once, as it does if a module is loaded for it or garbage collected meanwhile."""
 

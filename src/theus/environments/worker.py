@@ -131,6 +131,7 @@ class WorkerEnvironment:
         started = thread_time() if metered else 0.0
         job = self._pack(call)
         packing = thread_time() - started if metered else 0.0
+        is_first = job.definition.seconds is None
         future = job.future = job.loop.create_future()
         self._pool.submit((job,))
         try:
@@ -139,7 +140,7 @@ class WorkerEnvironment:
             for ended in self._pool.abandon((job,)):
                 await ended
             raise
-        if not metered:
+        if not metered or is_first:  # its price would hold what was found out once
             return self._outcome(call, job, kind, parcel, number)
         started = thread_time()
         outcome = self._outcome(call, job, kind, parcel, number)

@@ -97,7 +97,7 @@ class Watchdog:
         with self._lock:
             watch = self._watched.get(loop)
             if watch is None:
-                watch = self._watched[loop] = _Watch(loop, self._collections)
+                watch = self._watched[loop] = _Watch(loop)
             watch.runs += 1
             if not watch.is_beating:
                 watch.beat()
@@ -127,18 +127,18 @@ class Watchdog:
                     break
                 if number % REFRESH == 0:
                     own.new()
-                before, garbage = perf_counter(), self._collections.seconds()
+                before, before_garbage = perf_counter(), self._collections.seconds()
                 self._ended.wait(BEAT)
-                now = perf_counter()
-                frames = sys._current_frames()  # first of all: who held the lock gave it back just now
+                # First of all, and all of one moment: who held the lock gave it back just now.
+                now, garbage, frames = perf_counter(), self._collections.seconds(), sys._current_frames()
                 excused = self._resources.made_at
-                late = now - before - BEAT - (self._collections.seconds() - garbage)
+                late = now - before - BEAT - (garbage - before_garbage)
                 blind = excused < before and late > BOUND and late - own.new() > BOUND
                 for watch in list(self._watched.values()):
                     if watch.due < excused:
                         watch.excuse(min(now, excused))
                         continue
-                    stall = watch.look(now, frames, blind=blind)
+                    stall = watch.look(now, frames, garbage, blind=blind)
                     if stall is not None:
                         self._report(stall)
                 del frames
@@ -167,16 +167,16 @@ class Watchdog:
 class _Watch:
     """One loop. Made in its thread."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, collections: Collections) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._collections = collections
         self.runs = 0
         self.is_beating = False
         self.thread = threading.get_ident()
         self.due = 0.0  #: when the next sign of life is
         self._computed = 0.0  #: the CPU time of the thread at the last one
         self._delay = RunDelay(threading.get_native_id())
-        self._lost = 0.0  #: when somebody was seen first
+        #: what the thread could not use before somebody was seen first: without a processor, or while garbage was collected
+        self._lost = 0.0
         self._suspect: object = None  #: who was seen at the last look
         self._since = 0.0  #: since when
         self._told: object = None  #: of whom
@@ -193,8 +193,12 @@ class _Watch:
         """What was so far does not count."""
         self.due, self._computed, self._suspect = until, self._delay.cpu(), None
 
-    def look(self, now: float, frames: Frames, *, blind: bool) -> Stall | None:
-        """Who keeps the loop from going on for too long now. ``blind``: the interpreter's lock could not be had."""
+    def look(self, now: float, frames: Frames, garbage: float, *, blind: bool) -> Stall | None:
+        """Who keeps the loop from going on for too long now.
+
+        ``garbage``: the seconds that were spent on collecting it by then. ``blind``: the interpreter's lock could not be
+        had.
+        """
         is_overdue = now > self.due + BEAT
         if not self.runs or not (is_overdue or blind) or self.loop.is_closed():
             return None
@@ -210,19 +214,16 @@ class _Watch:
             return None
         suspect = call or shown.f_code
         if suspect is not self._suspect:  # what the loop did before may have been others' work
-            self._suspect, self._since, self._lost = suspect, now - BEAT if blind else now, self._loses()
+            self._suspect, self._since = suspect, now - BEAT if blind else now
+            self._lost = self._delay.seconds() + garbage
         seconds = now - self._since
-        if suspect is self._told or (seconds - (self._loses() - self._lost) < BOUND and not blind):
+        if suspect is self._told or (seconds - (self._delay.seconds() + garbage - self._lost) < BOUND and not blind):
             return None
         if not elsewhere and self._is_idle(blind=blind):
             return None
         self._told = suspect
         stack = "".join(traceback.format_stack(shown, 6))
         return Stall(call, shown.f_code, shown.f_lineno, seconds, elsewhere, stack)
-
-    def _loses(self) -> float:
-        """Seconds so far that the thread could not use: without a processor, or while garbage was collected."""
-        return self._delay.seconds() + self._collections.seconds()
 
     def _is_idle(self, *, blind: bool) -> bool:
         """Whether the loop's thread is ready to go on and only waits: for a processor, or for a lock that others hold."""

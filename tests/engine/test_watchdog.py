@@ -20,7 +20,7 @@ from theus.events import Stalled
 from theus.placement import bound_to_loop, cannot_change_loop
 from theus.resources import Resources
 from theus.testing import FakeClock
-from theus.watchdog import Collections, Stall, Watchdog, _Watch
+from theus.watchdog import Stall, Watchdog, _Watch
 
 # rloop leaves the sockets with which it wakes itself to the garbage collector.
 RLOOP = pytest.param(
@@ -376,13 +376,13 @@ def test_an_engine_that_nobody_holds_is_not_kept_by_its_watchdog(told):
 @on_every_loop
 def test_a_loop_gives_signs_of_life_as_long_as_it_has_runs(factory):
     async def main():
-        watch = _Watch(asyncio.get_running_loop(), Collections())
+        watch = _Watch(asyncio.get_running_loop())
         watch.runs = 1
         watch.beat()
         first = watch.due
         while watch.due == first:
             await asyncio.sleep(0.001)
-        assert watch.look(watch.due, sys._current_frames(), blind=False) is None
+        assert watch.look(watch.due, sys._current_frames(), 0.0, blind=False) is None
         watch.runs = 0
         while watch.is_beating:
             await asyncio.sleep(0.001)
@@ -398,7 +398,7 @@ def test_who_did_nothing_is_not_to_blame_for_a_lock_that_could_not_be_had(second
     watches, ready, over = [], threading.Event(), threading.Event()
 
     async def main():
-        watch = _Watch(asyncio.get_running_loop(), Collections())
+        watch = _Watch(asyncio.get_running_loop())
         watch.runs = 1
         watch.beat()
         watches.append(watch)
@@ -411,7 +411,7 @@ def test_who_did_nothing_is_not_to_blame_for_a_lock_that_could_not_be_had(second
     thread = threading.Thread(target=asyncio.run, args=(main(),))
     thread.start()
     assert ready.wait(60)
-    stall = watches[0].look(time.perf_counter(), sys._current_frames(), blind=True)
+    stall = watches[0].look(time.perf_counter(), sys._current_frames(), 0.0, blind=True)
     over.set()
     thread.join()
     watches[0].close()

@@ -18,11 +18,12 @@ from worker_tools import is_gone, until, wait_until
 from theus import Engine, parallel, plain, process
 from theus.environments.inline import InlineEnvironment
 from theus.environments.interpreter import InterpreterEnvironment
-from theus.environments.near_parts import is_small
+from theus.environments.near_parts import NearParts, is_small
 from theus.environments.worker import WorkerEnvironment
 from theus.errors import CallTimeout, NotTransferable
 from theus.processes import Process
 from theus.protocols import Commit
+from theus.state.delta import MOST
 from theus.state.head import Head
 from theus.testing.environments import EngineStub, make_call
 
@@ -155,6 +156,25 @@ def test_of_what_changed_only_the_change_is_sent(run, domain, path, contract):
         assert Counted.packed == 300
 
     run(main, *[WorkerEnvironment] * (domain in MODELS))  # they do not load in a sub-interpreter
+
+
+def test_what_is_kept_of_the_changes_of_a_field_is_bounded():
+    head = Head({"stock": bodies.many()})
+    parts = NearParts(lambda value: value)
+    first = parts.split(head.snapshot).numbers["stock"]
+    assert parts.pack(head.snapshot.root, "stock", first, 0)[0] == 0  # some worker has it: now changes are kept
+    numbers = [first]
+    for turn in range(MOST + 5):
+        head.commit(Commit(head.version, (), [("set", ("stock", "key 1"), -turn)], "test"))
+        numbers.append(parts.split(head.snapshot).numbers["stock"])
+    root, newest = head.snapshot.root, numbers[-1]
+    assert parts.pack(root, "stock", newest, numbers[-2]) == (numbers[-2], [("set", ("key 1",), -turn)])
+    assert len(parts.pack(root, "stock", newest, numbers[-1 - MOST])[1]) == MOST
+    assert parts.pack(root, "stock", newest, numbers[-2 - MOST])[0] == 0  # too far behind: the whole
+    blob = "x" * (2 << 20)
+    head.commit(Commit(head.version, (), [("set", ("stock", "key 1"), blob)], "test"))
+    heavy = parts.split(head.snapshot).numbers["stock"]
+    assert parts.pack(head.snapshot.root, "stock", heavy, newest)[0] == 0  # nor is what is heavy kept
 
 
 def random_change(rng):

@@ -38,6 +38,7 @@ class BriefEnvironment(InlineEnvironment):
         self._since = 0.0  #: seconds of calls since the loop had its turn
 
     async def run(self, call: Call) -> Outcome:
+        # Not super().run(call): one coroutine more would count beside a short call.
         outcome = execute(call) if call.meter is None else call.meter.measure(call)
         self._since += outcome.wall + AROUND
         if self._since > TURN:

@@ -47,7 +47,7 @@ class _Step(NamedTuple):
 class _Field:
     """What is known of a field: the value that stands there, the number of that, and as what it is sent."""
 
-    __slots__ = ("deltas", "number", "packed", "sent", "steps", "value")
+    __slots__ = ("count", "deltas", "number", "packed", "sent", "steps", "value", "weight")
 
     def __init__(self, value: Any, number: int) -> None:
         self.value = value
@@ -55,6 +55,7 @@ class _Field:
         self.packed: Packed | None = None
         self.sent = False  #: some worker has this value, or one before it
         self.steps: tuple[_Step, ...] = ()  #: the last one leads to this value
+        self.count = self.weight = 0  #: operations in all steps, and bytes of those
         self.deltas: dict[int, Packed | None] = {}  #: by the number from which they lead here; None: there is none
 
     def follow(self, before: _Field) -> None:
@@ -62,17 +63,18 @@ class _Field:
         self.sent = before.sent
         if not self.sent or (ops := delta(before.value, self.value)) is None:
             return
-        steps = [*before.steps, _Step(before.number, ops, sum(weigh(op[-1]) for op in ops))]
-        count, weight = sum(len(step.ops) for step in steps), sum(step.weight for step in steps)
-        while steps and (count > MOST or weight > _MOST_WEIGHT or len(steps) > MOST):
-            oldest = steps.pop(0)
-            count, weight = count - len(oldest.ops), weight - oldest.weight
-        self.steps = tuple(steps)
+        step = _Step(before.number, ops, sum(weigh(op[-1]) for op in ops))
+        steps = (*before.steps, step)
+        count, weight, first = before.count + len(ops), before.weight + step.weight, 0
+        while first < len(steps) and (count > MOST or weight > _MOST_WEIGHT or len(steps) - first > MOST):
+            count, weight = count - len(steps[first].ops), weight - steps[first].weight
+            first += 1
+        self.steps, self.count, self.weight = steps[first:], count, weight
 
     def since(self, number: int) -> list[Op] | None:
         """The operations that lead here from the value of that number; None: they are not known."""
-        for place, step in enumerate(self.steps):
-            if step.before == number:
+        for place in reversed(range(len(self.steps))):  # mostly a worker is few values behind
+            if self.steps[place].before == number:
                 return [op for later in self.steps[place:] for op in later.ops]
         return None
 
@@ -92,8 +94,10 @@ class NearParts:
         if found is None:
             root = snapshot.root
             numbers: dict[str, int] = {}
+            names: set[str] = set()
 
             def cut(name: str, value: Any) -> Any:
+                names.add(name)
                 number = self._number(name, value)
                 if not number:
                     return value
@@ -106,13 +110,13 @@ class NearParts:
                 rest = {name: cut(name, value) for name, value in root.items()}
             else:
                 rest = map_object(root, cut)
-            for name in self._fields.keys() - entries_of(root).keys():
+            for name in self._fields.keys() - names:
                 self._fields.pop(name, None)
             split = Split(Snapshot(snapshot.version, rest), next(self._numbers), numbers)
             found = self._splits.setdefault(snapshot, split)
         return found
 
-    def pack(self, root: Any, name: str, number: int, had: int = 0) -> tuple[int, Packed]:
+    def pack(self, root: Any, name: str, number: int, had: int) -> tuple[int, Packed]:
         """A field of a domain, packed for a worker that has it under the number ``had`` (0: not at all).
 
         Gives the number that it builds on, 0 if it is whole. Raises what packing it raises.

@@ -9,6 +9,7 @@ import traceback
 from pathlib import Path
 
 import theus
+from theus.cli.target import UsageError
 
 HIDDEN = (
     str(Path(theus.__file__).parent),
@@ -35,7 +36,9 @@ def shorten(told: traceback.TracebackException, seen: set[int]) -> int:
 
 
 def place_of(error: BaseException) -> str:
-    """The innermost line that is the user's, with its file; nothing if there is none."""
+    """The innermost line that is the user's, with its file; nothing if there is none, or only the command is wrong."""
+    if isinstance(error, UsageError):
+        return ""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*HIDDEN, "<"))]
     frames = [f for f in frames if "importlib" not in f.filename]
     return f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from theus import DefinitionError
 from theus.cli.codes import OK, WRONG
 from theus.cli.frames import place_of, shorten
-from theus.cli.target import UsageError, find
+from theus.cli.target import find
 from theus.workflow import Workflow, as_step, flow
 
 
@@ -20,8 +20,7 @@ def graph(options: argparse.Namespace) -> int:
         target = find(options.target)
         step = as_step(target.value)
     except DefinitionError as error:
-        place = "" if isinstance(error, UsageError) else place_of(error)
-        print(*filter(None, (place, f"theus: {error}")), sep="\n", file=sys.stderr)
+        print(*filter(None, (place_of(error), f"theus: {error}")), sep="\n", file=sys.stderr)
         return WRONG
     except Exception as error:  # the user's module failed while it was imported
         told = traceback.TracebackException.from_exception(error)

@@ -15,7 +15,7 @@ from theus.cli.failure import show_failure
 from theus.cli.frames import place_of
 from theus.cli.output import show_json, show_result
 from theus.cli.tables import PlacesTable
-from theus.cli.target import Target, UsageError, find, store_of
+from theus.cli.target import Target, find, store_of
 from theus.journal import arguments_of
 
 
@@ -83,10 +83,8 @@ def _carry_out(
 
 def wrong(console: Console, error: DefinitionError) -> int:
     """Say what cannot work; where it is in the user's code, if it was found while that was imported."""
-    if error.__traceback__ is not None and not isinstance(error, UsageError):
-        place = place_of(error)
-        if place:
-            console.print(f"[dim]{place}[/]", soft_wrap=True)
+    if place := place_of(error):
+        console.print(f"[dim]{place}[/]", soft_wrap=True)
     console.print("[bold red]theus:[/] ", end="")
     console.print(str(error), markup=False, soft_wrap=True)
     return WRONG

@@ -74,9 +74,8 @@ class Outbox:
         self._in_hand: dict[str, _Task] = {}
         self._beating: _Task | None = None
         self._watching: _Task | None = None
-        self._heard_of: dict[
-            str, float
-        ] = {}  #: other engines that hold something, and when they last gave a sign of life
+        #: other engines that hold something, and when they last gave a sign of life
+        self._heard_of: dict[str, float] = {}
         self._pausing: set[asyncio.Task[None]] = set()
         self._end_tail: Callable[[], None] | None = None  #: once the store is listened to
         self._closing = False

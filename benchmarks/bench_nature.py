@@ -18,6 +18,7 @@ from theus import Engine, each, parallel, process
 from theus.environments.cpus import usable_cpus
 from theus.environments.meter import Meter, Ticker
 from theus.errors import NotTransferable
+from theus.events import ProcessMoved
 from theus.nature import FIRST, RARELY, Profile
 from theus.processes import Process
 from theus.protocols import Call
@@ -27,6 +28,7 @@ CALLS = 3
 PLACES = ("inline", "thread", "worker", *(("interpreter",) if sys.version_info >= (3, 14) else ()))
 WORK = 0.15  #: seconds of calls in one run, about
 MOST_CALLS, LEAST_CALLS = 100, 4
+MANY = 1_000  #: calls in which a process should not move more than twice
 
 
 def in_a_thread(work: Any) -> Any:
@@ -162,6 +164,25 @@ async def choices(names: list[str], rounds: int = 6) -> list[float]:
     return shares
 
 
+def moves(names: list[str], calls: int = MANY) -> None:
+    """Print how often each process changes its place in many calls, in groups as ``choices`` makes them."""
+    print(f"\nChanges of place in {calls:,} calls")
+    most = 0
+    for name, function, _ in labelled():
+        if names and name not in names:
+            continue
+        moved: list[ProcessMoved] = []
+        observe = lambda event, moved=moved: moved.append(event) if isinstance(event, ProcessMoved) else None  # noqa: E731
+        with Engine(workers=2, observers=[observe]) as engine:
+            target = process(function)
+            for _ in range(0, calls, MOST_CALLS):
+                engine.run(each(target, limit=16), range(MOST_CALLS))
+        places = [event.before for event in moved[:1]] + [event.after for event in moved]
+        print(f"  {name:<22}{len(moved):>3}  {' > '.join(places)}")
+        most = max(most, len(moved))
+    print(f"  at most {most} (goal: 2)")
+
+
 def add(value: int) -> int:
     return value + 1
 
@@ -189,7 +210,11 @@ async def price(rounds: int = 200, calls: int = 50) -> None:
 
 
 def main() -> None:
-    names = [name for name in sys.argv[1:] if name not in ("verbose", "nature")]
+    names = [name for name in sys.argv[1:] if name not in ("verbose", "nature", "moves")]
+    if "moves" in sys.argv:
+        logging.disable(logging.WARNING)
+        moves(names)
+        return
     if names:
         asyncio.run(choices(names))
         return

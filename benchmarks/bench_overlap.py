@@ -1,7 +1,8 @@
 """Steps of a flow that start before their turn, beside the same flow one after the other; the results must be equal.
 
 A step that is *hot* reads a field, waits, and writes it: hot steps can only follow each other. Which ones are is drawn once,
-so at 50 % there are 43 of 100, and no scheduler can be quicker than those 43 in a row.
+as it was when the goals were set: at 10 % there are 12 of 100 and at 50 % 43, and no scheduler can be quicker than those
+in a row.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from theus.workflow import Workflow, leaves
 STEPS = 100
 SECONDS = 0.01
 SHARES = (0, 10, 50, 100)  #: per cent of hot steps
-SEED = 1
+SEED = 3
 
 
 @dataclass

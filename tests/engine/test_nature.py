@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from hypothesis import given, settings, strategies as st
 from recorded_calls import RECORDED
 
 from theus import Engine, each, process
-from theus.environments.meter import Meter, Seen, Ticker, _held
+from theus.environments.meter import INTERVAL, Meter, Seen, SwitchInterval, Ticker, _held
 from theus.environments.worker import WorkerEnvironment
 from theus.events import ProcessMoved
 from theus.nature import Profile, quantile
@@ -94,19 +95,68 @@ def test_who_holds_the_lock_for_a_few_milliseconds_is_seen_and_nobody_guesses():
 
 
 @pytest.mark.parametrize(
-    ("seen", "cpu", "all_cpu", "wall", "held"),
+    ("seen", "cpu", "all_cpu", "wall", "switches", "held"),
     [
-        (None, 0.02, 0.02, 0.02, None),
-        (Seen(3, 0.0), 0.02, 0.04, 0.02, 0.0),  # BLAS: others compute, but nobody is late
-        (Seen(3, 0.02), 0.02, 0.02, 0.02, 0.02),
-        (Seen(3, 0.02), 0.02, 0.04, 0.02, None),  # it or another one
-        (Seen(3, 0.04), 0.01, 0.04, 0.04, 0.01),  # in turns on one core
-        (Seen(0, 0.004), 0.004, 0.008, 0.004, 0.004),  # other threads spin, but nobody else had the lock
-        (Seen(0, 0.004), 0.002, 0.008, 0.004, None),
+        (None, 0.02, 0.02, 0.02, 0, None),
+        (Seen(3, 3, 0.04, 0.0), 0.02, 0.04, 0.02, 0, 0.0),  # BLAS: others compute, but nobody is late
+        (Seen(3, 3, 0.02, 0.02), 0.02, 0.02, 0.02, 0, 0.02),
+        (Seen(3, 3, 0.01, 0.01), 0.02, 0.02, 0.02, 0, 0.02),  # as much of it as could be judged
+        (Seen(3, 3, 0.02, 0.02), 0.02, 0.04, 0.02, 2, None),  # it or another one
+        (Seen(3, 3, 0.02, 0.02), 0.02, 0.04, 0.02, 3, 0.02),  # it was stopped whenever the lock was given away
+        (Seen(3, 3, 0.04, 0.04), 0.01, 0.04, 0.04, 0, 0.01),  # in turns on one core
+        (Seen(0, 1, 0.004, 0.004), 0.004, 0.008, 0.004, 0, 0.004),  # other threads spin, but nobody else had the lock
+        (Seen(0, 1, 0.004, 0.004), 0.002, 0.008, 0.004, 0, None),
     ],
 )
-def test_whose_the_lock_was(seen, cpu, all_cpu, wall, held):
-    assert _held(seen, cpu, all_cpu, wall) == held
+def test_whose_the_lock_was(seen, cpu, all_cpu, wall, switches, held):
+    assert _held(seen, cpu, all_cpu, wall, switches) == held
+
+
+@pytest.mark.parametrize(("starved", "judged"), [(0.0, 1), (0.02, 0)])
+def test_who_had_to_wait_for_a_processor_judges_nothing(starved, judged):
+    class Delay:
+        def new(self):
+            return starved
+
+    ticker = Ticker()
+    ticker._due = time.perf_counter() - 0.02
+    ticker._note(Delay())
+    assert (ticker._seen.ticks, ticker._seen.judged) == (1, judged)
+
+
+def test_while_the_lock_is_held_threads_take_turns_more_often():
+    if threads_are_parallel():
+        pytest.skip("nobody holds a lock here")
+    usual = sys.getswitchinterval()
+
+    def spins_until_they_do():
+        end = time.thread_time() + 20
+        while time.thread_time() < end:
+            if sys.getswitchinterval() == INTERVAL:
+                return True
+        return False
+
+    call = Call(process(spins_until_they_do), (), {}, None, None, None, 1, 1, None, EngineStub())
+    outcome = Meter(Ticker()).measure(call)
+    assert outcome.value is True
+    assert sys.getswitchinterval() == usual > INTERVAL
+
+
+def test_a_switch_interval_that_somebody_else_chose_stays(monkeypatch):
+    chosen = []
+    monkeypatch.setattr("sys.setswitchinterval", chosen.append)
+    monkeypatch.setattr("sys.getswitchinterval", lambda: chosen[-1] if chosen else 0.005)
+    interval = SwitchInterval()
+    interval.shorten()
+    interval.shorten()  # another engine
+    interval.restore()
+    assert chosen == [INTERVAL]
+    interval.restore()
+    assert chosen == [INTERVAL, 0.005]
+    interval.shorten()
+    chosen.append(0.1)  # by the program
+    interval.restore()
+    assert chosen == [INTERVAL, 0.005, INTERVAL, 0.1]
 
 
 def test_as_long_as_nobody_can_tell_each_call_is_looked_at():

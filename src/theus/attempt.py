@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -96,20 +96,23 @@ class _Behind(Exception):
 class Attempts:
     """The hands of one run: makes its calls, one attempt after the other."""
 
-    __slots__ = ("engine", "in_order", "journal", "run", "start")
+    __slots__ = ("engine", "journal", "run", "start")
 
     def __init__(
         self,
         engine: Engine[Any],
         run: Run[Any],
-        start: dict[str, Any] | None = None,
+        start: Mapping[str, Any] = {},
         journal: Journal | None = None,
     ) -> None:
         self.engine = engine
         self.run = run
-        self.start = start or {}  #: keywords for the first process of the workflow
-        self.in_order = engine.debug
+        self.start = start  #: keywords for the first process of the workflow
         self.journal = journal  #: of a durable run
+
+    @property
+    def in_order(self) -> bool:
+        return self.engine.debug
 
     # --- what the schedule asks for ---
 
@@ -342,7 +345,8 @@ class Attempts:
                         outcome = await environment.run(call)
                     except (CallTimeout, EnvironmentBroken, NotTransferable) as failure:
                         outcome = Outcome(error=failure)
-                    kept = outcome.kept or kept
+                    if outcome.kept:
+                        kept = outcome.kept
                     if journal is not None and kept:
                         await journal.keep_rest(call, kept)
                     if outcome.error is not None and placement.environment == PARALLEL:
@@ -382,7 +386,7 @@ class Attempts:
                                 await self._sleep(random.uniform(0, min(LONGEST_STEP_BACK, 0.001 * 2**foreign)))
                             continue
                         outcome = replace(outcome, error=_outrun(call, result))
-                    if type(result) is Committed and result.ops and run.listeners:
+                    if run.listeners and type(result) is Committed and result.ops:
                         self._tell_commit(call, result, time.perf_counter() - started)
                 profile.add(outcome)
                 if not engine.strict:
@@ -525,16 +529,16 @@ class Attempts:
 
     def _commit(self, call: Call, outcome: Outcome, ticket: Ticket | None, in_commit: bool) -> Commit:
         """What is asked of the store for an outcome."""
-        ops = outcome.ops
+        ops, journal = outcome.ops, self.journal
         # A sender that wrote nothing itself is serialized at its snapshot, whatever it read.
         commit = Commit(outcome.base, outcome.reads if ops else (), ops, call.process.name)
         if outcome.messages or in_commit or self.engine.invariants:
             records: list[Record] = []  # filled inside the commit; the completion knows the list alone: no cycle
             commit.records = records
             commit.complete = self._completion(records, call, outcome, ticket, in_commit)
-        if self.journal is not None:
-            commit.expected = self.journal.expected
-        if commit.complete is None and (self.journal is not None or outcome.emits):
+        if journal is not None:
+            commit.expected = journal.expected
+        if (journal is not None or outcome.emits) and commit.complete is None:
             commit.records = self._records(call, outcome)
         return commit
 
@@ -551,8 +555,8 @@ class Attempts:
         emits, violations = outcome.emits, outcome.violations
 
         def complete(transaction: Transaction) -> None:
-            said, broken = [*emits], [*violations]
-            pending = [call] if in_commit else self._messages(call, outcome)
+            said, broken = emits, violations
+            pending = [call] if in_commit else self._messages(call, outcome, [])
             seen: list[tuple[Call, Outcome]] = []
             for message in pending:  # those that they send join the end
                 answer = execute(message, within=transaction)
@@ -560,21 +564,16 @@ class Attempts:
                     raise answer.error if isinstance(answer.error, Exception) else Exiting(answer.error)
                 if message is call:
                     outcome.value, outcome.wall = answer.value, answer.wall
-                said += answer.emits
-                broken += answer.violations
+                if answer.emits:
+                    said = [*said, *answer.emits]
                 if not engine.strict:
+                    broken = [*broken, *answer.violations]
                     seen.append((message, answer))
                 if answer.messages:
-                    pending += self._messages(call, answer)
-                if len(pending) > MOST_MESSAGES:
-                    raise LimitExceeded(
-                        f"one commit of {call.process.name!r} led to more than {MOST_MESSAGES} messages; "
-                        "does a state process send to itself without end?",
-                        limit=MOST_MESSAGES,
-                    )
+                    self._messages(call, answer, pending)
             if engine.invariants:
                 check_invariants(engine.invariants, transaction)
-            if pending and engine.tickets.queues:
+            if engine.tickets.queues and pending:
                 paths = {op[1] for op in transaction.finish()[1]}
                 blocked = engine.tickets.in_the_way(paths, ticket)
                 if blocked is not None:
@@ -586,12 +585,18 @@ class Attempts:
 
         return complete
 
-    def _messages(self, call: Call, outcome: Outcome) -> list[Call]:
-        """The calls that a call's messages ask for."""
+    def _messages(self, call: Call, outcome: Outcome, pending: list[Call]) -> list[Call]:
+        """Append the calls that messages ask for; gives the same list."""
         position = Position(None, call.key)
-        return [
-            self._call(process, (), arguments, None, call.attempt, position) for process, arguments in outcome.messages
-        ]
+        for process, arguments in outcome.messages:
+            pending.append(self._call(process, (), arguments, None, call.attempt, position))
+        if len(pending) > MOST_MESSAGES:
+            raise LimitExceeded(
+                f"one commit of {call.process.name!r} led to more than {MOST_MESSAGES} messages; "
+                "does a state process send to itself without end?",
+                limit=MOST_MESSAGES,
+            )
+        return pending
 
     def _deliver(self, call: Call, outcome: Outcome) -> None:
         for number, (topic, value, durable) in enumerate(outcome.emits):

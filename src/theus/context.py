@@ -425,6 +425,7 @@ class Attempt:
             self.outcome = _GONE
             if transaction is not None:
                 transaction.close()
+                self.transaction = None
 
 
 def _not_awaited(coroutine: CoroutineType[Any, Any, Any]) -> TypeError:

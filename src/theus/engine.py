@@ -367,8 +367,7 @@ class Engine(Generic[D]):
                 f"the engine has {pending} runs in hand, as many as max_pending allows; try again later.",
                 pending=pending,
             )
-        run: Run[Any] = Run(step, self._token, next(self._numbers), run_id, self.observers)
-        run.blocking = blocking and plan.inline
+        run: Run[Any] = Run(step, self._token, next(self._numbers), run_id, self.observers, blocking and plan.inline)
         if run_id is not None and self.keeps_runs:
             self._check_durable(run)
             run.durable = True

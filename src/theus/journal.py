@@ -60,7 +60,7 @@ async def run_recorded(engine: Engine[Any], run: Run[Any], start: tuple[tuple[An
         return journal.decoded(journal.final)
     try:
         if isinstance(step, Process):
-            value = await Attempts(engine, run, None, journal).call(step, NOTHING, Position(run, step.name), start)
+            value = await Attempts(engine, run, {}, journal).call(step, NOTHING, Position(run, step.name), start)
         else:
             attempts = Attempts(engine, run, start[1], journal)
             value = await walk(step, start[0][0] if start[0] else NOTHING, Position(None, run), attempts)

@@ -86,9 +86,12 @@ class _Again(Attempts):
     __slots__ = ("wanted",)
 
     def __init__(self, engine: Engine[Any], run: Run[Any], journal: Journal, wanted: str) -> None:
-        super().__init__(engine, run, None, journal)
-        self.in_order = True
+        super().__init__(engine, run, {}, journal)
         self.wanted = wanted
+
+    @property
+    def in_order(self) -> bool:
+        return True
 
     def overlap(self, node: Any) -> None:
         """One step after the other."""

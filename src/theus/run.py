@@ -32,6 +32,7 @@ class Run(Generic[T]):
         "__weakref__",
         "_answer",
         "_cancel",
+        "_given",
         "_number",
         "_token",
         "blocking",
@@ -50,23 +51,25 @@ class Run(Generic[T]):
         number: int,
         run_id: str | None = None,
         listeners: tuple[Callable[[Event], None], ...] = (),
+        blocking: bool = False,
     ) -> None:
         self.step = step
         self.state = "running"
-        self.blocking = False  #: driven in its caller's thread: what waits in it may block
+        self.blocking = blocking  #: driven in its caller's thread: what waits in it may block
         self.durable = False  #: recorded in the store, so that it can go on elsewhere
         self.task: asyncio.Task[Any] | None = None  #: the task it runs in, while it does
         self.waiting: set[Callable[[], object]] | None = None  #: how to end the waits of its calls that block a thread
         self.listeners = listeners  #: the engine's observers, and who else wants to hear of this run
-        self._token = token if run_id is None else run_id
-        self._number = number if run_id is None else None
+        self._token = token
+        self._number = number
+        self._given = run_id
         self._answer: concurrent.futures.Future[T] | None = None
         self._cancel: Callable[[], object] | None = None
 
     @property
     def id(self) -> str:
         """Unique in the world: the engine's random token and a number, or the ``run_id`` that was given."""
-        return self._token if self._number is None else f"{self._token}-{self._number}"
+        return f"{self._token}-{self._number}" if self._given is None else self._given
 
     def result(self, timeout: float | None = None) -> T:
         """Wait for the end (at most ``timeout`` seconds, then TimeoutError); gives what the run returned.

@@ -61,7 +61,9 @@ class Position:
 class Hands(Protocol):
     """What the walk needs done."""
 
-    in_order: bool  #: one thing after the other, for debugging
+    @property
+    def in_order(self) -> bool:
+        """Whether one thing goes after the other, for debugging."""
 
     async def call(
         self, process: Process[Any, Any], value: Any, position: Position, *, early: Early | None = None

@@ -13,7 +13,7 @@ from theus.errors import NotTransferable
 from theus.state.absent import Absent
 from theus.state.apply import apply_ops
 from theus.state.snapshot import Snapshot
-from theus.state.values import MISSING, set_entry
+from theus.state.values import MISSING, set_part
 
 _MOST_DELTAS = 32  # that wait for somebody to touch their part
 
@@ -89,7 +89,7 @@ class FarParts:
             value = held.value
         else:
             value = Absent(functools.partial(self.get, name, number))
-        set_entry(root, name, value)
+        set_part(root, name, value)
 
 
 class _Held:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from theus.state.node import MAKERS
-from theus.state.values import Face, plain, register, set_entry
+from theus.state.values import Face, plain, register, set_part
 
 if TYPE_CHECKING:
     from theus.state.access import Grant
@@ -42,7 +42,7 @@ def _itself(value: Any) -> Any:
 def _make(tx: Transaction, parent: Node, key: Any, grant: Grant | None, absent: Absent) -> Any:
     """The value takes its place in the base, and the draft is one of that."""
     value = absent._theus_rest()
-    set_entry(parent._base, key, value)
+    set_part(parent._base, key, value)
     return parent._wrap(key, value)
 
 

@@ -13,16 +13,15 @@ from typing import Any
 from theus.state.access import Op, Ops, show
 from theus.state.patched import PatchedDict, PatchedList, PatchedSet, patch_of
 from theus.state.values import (
-    COPIERS,
-    DICT,
-    KINDS,
+    GETTERS,
     OBJECT,
     SETTERS,
-    TUPLE,
+    TupleEdit,
     copy_rest,
     drop_part,
     kind_of,
     rebuild_tuple,
+    set_part,
 )
 from theus.state.versioned import LIMIT, VDict, VList, VSet
 
@@ -32,36 +31,35 @@ def apply_op(root: Any, operation: Op, edits: Edits | None = None) -> tuple[Any,
 
     ``edits``: what operations that are applied together share; without it nobody looks at the state before its end.
     """
-    kind = operation[0]
-    path = operation[1]
+    kind, path = operation[0], operation[1]
     if kind in ON_PART:
         if not path:
             return operation[2], True
         way = path[:-1]
     else:
         way = path
-    own = _copy if edits is None else edits.own
+    own = copy_rest if edits is None else edits.own
     parent: Any = None
     together = edits
     root = container = own(root)
     for key in way:  # the containers on the way become our own
         parent = container
-        child = getattr(parent, key) if type(parent) in SETTERS else parent[key]
+        child = GETTERS[type(parent)](parent, key)
         container = own(child)
         if container is not child:
-            _put(parent, key, container)
-            if type(container) is _Tuple:
+            SETTERS[type(parent)](parent, key, container)
+            if type(container) is TupleEdit:
                 container.parent, container.key = parent, key
                 if together is None:
                     together = Edits()
                 together.tuples.append(container)
     if kind == "set":
-        moved = _put(container, path[-1], operation[2])
+        moved = SETTERS[type(container)](container, path[-1], operation[2])
     elif kind == "append":
         container.extend(operation[2])
         moved = True
     elif kind == "add":
-        _put(container, path[-1], _part(container, path[-1]) + operation[2])
+        set_part(container, path[-1], _part(container, path[-1]) + operation[2])
         moved = False
     elif kind == "del":
         _remove(container, path[-1])
@@ -85,11 +83,11 @@ class Edits:
     __slots__ = ("_copy", "_fresh", "grown", "tuples")
 
     def __init__(self, trial: bool = False) -> None:
-        self._copy = _copy_on_trial if trial else _copy
+        self._copy = _copy_on_trial if trial else copy_rest
         #: containers that are our own already, by id; held, so that no id is used twice
         self._fresh: dict[int, Any] = {}
         self.grown: list[tuple[Any, Any, Any]] = []  #: (parent, key, container) that may have grown too big
-        self.tuples: list[_Tuple] = []
+        self.tuples: list[TupleEdit] = []
 
     def own(self, value: Any) -> Any:
         """A container that may be changed: itself, if it is our own already."""
@@ -113,10 +111,10 @@ class Edits:
                 if root is container:
                     root = _PLAIN[type(container)](container)
             elif _part(parent, key, None) is container:  # else it was replaced later, or became big already
-                _put(parent, key, _PLAIN[type(container)](container))
+                set_part(parent, key, _PLAIN[type(container)](container))
         for part in reversed(self.tuples):
             if _part(part.parent, part.key, None) is part:
-                _put(part.parent, part.key, rebuild_tuple(part.origin, part.items))
+                set_part(part.parent, part.key, rebuild_tuple(part.origin, part.items))
         return root
 
 
@@ -124,33 +122,8 @@ class Edits:
 _PLAIN: dict[type, Any] = {dict: VDict, list: VList, set: VSet}
 
 
-class _Tuple:
-    """A tuple while something inside it is changed."""
-
-    __slots__ = ("items", "key", "origin", "parent")
-
-    def __init__(self, origin: tuple[Any, ...]) -> None:
-        self.origin = origin
-        self.items = list(origin)
-        self.parent: Any = None
-        self.key: Any = None
-
-    def __getitem__(self, index: int) -> Any:
-        return self.items[index]
-
-
-KINDS[_Tuple] = TUPLE
-
-
-def _copy(value: Any) -> Any:
-    cls = type(value)
-    if cls in COPIERS:
-        return COPIERS[cls](value)
-    return _Tuple(value) if isinstance(value, tuple) else copy_rest(value)
-
-
 def _copy_on_trial(value: Any) -> Any:
-    return patch_of(value) if type(value) in _BIG else _copy(value)
+    return patch_of(value) if type(value) in _BIG else copy_rest(value)
 
 
 #: operations on one part of a container, the last key of their path; the others are on the container as a whole
@@ -168,26 +141,6 @@ def _part(container: Any, key: Any, *default: Any) -> Any:
         if default:
             return default[0]
         raise
-
-
-def _put(container: Any, key: Any, value: Any) -> bool:
-    """Set a part; True if it is a new key."""
-    cls = type(container)
-    if cls in SETTERS:
-        SETTERS[cls](container, key, value)
-        return False
-    if cls is dict:
-        size = len(container)
-        container[key] = value
-        return len(container) != size
-    if cls in _KEEPERS:
-        return bool(container.put(key, value))
-    if cls is _Tuple:
-        container.items[key] = value
-        return False
-    new = kind_of(cls) == DICT and key not in container
-    container[key] = value
-    return new
 
 
 _KEEPERS = frozenset((VDict, VList, PatchedDict, PatchedList))

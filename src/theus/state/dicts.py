@@ -15,6 +15,7 @@ another name shows here), then they are copied into the form at rest.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from theus.state.access import Grant, Op
 from theus.state.faces import DictFace
 from theus.state.node import KIND_MAKERS, NOTHING, Node
+from theus.state.subclasses import face_of
 from theus.state.values import (
     DICT,
     DICTS,
@@ -333,10 +335,19 @@ class DictDraft(DictFace, Node):
         return entries if type(base) in DICTS else copy_as(base, entries)
 
     def _close(self, end: Any) -> None:
-        self._tx = self._parent = self._grant = self._base = self._reads = self._shape = self._deep = end
-        self._known = self._written = self._size = self._whole = end
+        self._tx = end
+        self._parent = end
+        self._grant = end
+        self._base = end
+        self._reads = end
+        self._shape = end
+        self._deep = end
+        self._known = end
+        self._written = end
+        self._size = end
+        self._whole = end
 
 
 MutableMapping.register(DictDraft)
-KIND_MAKERS[DICT] = DictDraft
+KIND_MAKERS[DICT] = functools.partial(face_of, DictDraft)
 register(DictDraft)

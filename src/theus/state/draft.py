@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from theus.state.access import Grant, Op, show
 from theus.state.fields import tally_fields
 from theus.state.models import assigned, assigns_itself, attribute, special_methods
-from theus.state.node import KIND_MAKERS, MAKERS, NOTHING, Node, make_tuple
+from theus.state.node import KIND_MAKERS, NOTHING, Node
 from theus.state.tally import TallyDraft
 from theus.state.values import (
     FACE,
@@ -114,7 +114,12 @@ class ObjectNode(Node):
 
     def _close(self, end: Any) -> None:
         self._held.clear()
-        self._tx = self._parent = self._grant = self._base = self._written = self.face = end
+        self._tx = end
+        self._parent = end
+        self._grant = end
+        self._base = end
+        self._written = end
+        self.face = end
 
 
 class WatchedNode(ObjectNode):
@@ -348,17 +353,6 @@ def _watched_setattr(cls: type) -> Any:
     return watched
 
 
-_CLASSES: dict[type, type] = {}
-
-
-def draft_class(cls: type) -> type:
-    """The generated subclass for a user's class."""
-    made = _CLASSES.get(cls)
-    if made is None:
-        made = _CLASSES[cls] = _generate(cls)
-    return made
-
-
 def field_names(cls: type) -> list[str]:
     """The fields of a class that are kept in its instances."""
     if dataclasses.is_dataclass(cls):
@@ -408,7 +402,6 @@ def _generate(cls: type) -> type:
             body["__setattr__"] = _watched_setattr(cls)
     made: Any = type(cls.__name__, (ObjectDraft,), body) if model else type(cls)(cls.__name__, (ObjectDraft, cls), body)
     register(made)
-    MAKERS[cls] = _maker(made)
     return made  # type: ignore[no-any-return]
 
 
@@ -426,18 +419,12 @@ def _may_bypass(cls: type) -> bool:
 _new = object.__new__
 
 
-def make_object(tx: Transaction, parent: Node | None, key: Any, grant: Grant | None, value: Any) -> Any:
-    """The draft of an object, the first of its class in this program."""
-    draft_class(type(value))
-    maker: Any = MAKERS[type(value)]
-    return maker(tx, parent, key, grant, value)
-
-
-def _maker(cls: Any) -> Any:
-    """The function that makes the drafts of one class."""
-    watched = cls._theus_watched
+def _maker(cls: type) -> Any:
+    """The function that makes the drafts of the objects of one class: instances of a subclass generated for it."""
+    made: Any = _generate(cls)
+    watched = made._theus_watched
     node_class = WatchedNode if watched else ObjectNode
-    set_node = cls.__dict__["_theus_node"].__set__
+    set_node = made.__dict__["_theus_node"].__set__
 
     # Filled in here and not in an ``__init__``: this is a good part of a small transaction.
     def make(tx: Transaction, parent: Node | None, key: Any, grant: Grant | None, value: Any) -> Any:
@@ -452,7 +439,7 @@ def _maker(cls: Any) -> Any:
         node._dirty = watched
         node._written = {}
         node._added = None
-        node.face = face = _new(cls)
+        node.face = face = _new(made)
         node._held = face.__dict__
         set_node(face, node)
         tx._nodes.append(node)
@@ -461,5 +448,4 @@ def _maker(cls: Any) -> Any:
     return make
 
 
-KIND_MAKERS[OBJECT] = make_object
-KIND_MAKERS[TUPLE] = make_tuple
+KIND_MAKERS[OBJECT] = _maker

@@ -305,7 +305,7 @@ class Head:
             place.deep = stamp
         if kind in ON_PART:
             place.whole = stamp
-            if kind != "add" and place.below:
+            if place.below and kind != "add":
                 self._places -= _count(place)
                 place.below = {}
             if moved:

@@ -7,6 +7,7 @@ takes the list over into a list of its own: one read of the whole and one write 
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Iterable, Iterator, MutableSequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from theus.state.access import Grant, Op
 from theus.state.dicts import MANY
 from theus.state.faces import ListFace
-from theus.state.node import KIND_MAKERS, NOTHING, Node, maker_of
+from theus.state.node import KIND_MAKERS, MAKERS, NOTHING, Node
+from theus.state.subclasses import face_of
 from theus.state.values import DEQUE, FACE, KINDS, LEAVES, LIST, LISTS, MISSING, copy_as, ingest, plain, register
 from theus.state.versioned import LIMIT, VList
 
@@ -152,7 +154,7 @@ class ListDraft(ListFace, Node):
 
     def _adopt(self, index: int, value: Any) -> Any:
         """The draft of an element, without asking whether it may be read."""
-        maker = maker_of(type(value))
+        maker = MAKERS[type(value)]
         if maker is None:
             return value
         return maker(self._tx, self, index, None if self._grant is None else self._grant.child(index), value)
@@ -314,8 +316,18 @@ class ListDraft(ListFace, Node):
         return items if type(self._base) in LISTS else copy_as(self._base, items)
 
     def _close(self, end: Any) -> None:
-        self._tx = self._parent = self._grant = self._base = self._reads = self._shape = self._deep = end
-        self._known = self._written = self._tail = self._own = self._derived = end
+        self._tx = end
+        self._parent = end
+        self._grant = end
+        self._base = end
+        self._reads = end
+        self._shape = end
+        self._deep = end
+        self._known = end
+        self._written = end
+        self._tail = end
+        self._own = end
+        self._derived = end
 
 
 class DequeDraft(ListDraft):
@@ -393,7 +405,7 @@ class DequeDraft(ListDraft):
 
 
 MutableSequence.register(ListDraft)
-KIND_MAKERS[LIST] = ListDraft
-KIND_MAKERS[DEQUE] = DequeDraft
+KIND_MAKERS[LIST] = functools.partial(face_of, ListDraft)
+KIND_MAKERS[DEQUE] = functools.partial(face_of, DequeDraft)
 register(ListDraft)
 register(DequeDraft)

@@ -19,28 +19,24 @@ from typing import TYPE_CHECKING, Any
 
 from theus.errors import Path, ScopeError
 from theus.state.access import Grant, Op
-from theus.state.subclasses import PLAIN, face_of
-from theus.state.values import OBJECT, Face, ingest, kind_of, rebuild_tuple
+from theus.state.values import TUPLE, Face, Registry, ingest, kind_of, rebuild_tuple
 
 if TYPE_CHECKING:
     from theus.state.transaction import Transaction
 
 Maker = Callable[[Any, Any, Any, Grant | None, Any], Any]
 
-#: kind -> function(transaction, parent, key, grant, value at rest) -> face
-KIND_MAKERS: dict[int, Maker] = {}
-#: the same by the type of the value; None: it is a leaf. Filled as types are met
-MAKERS: dict[type, Maker | None] = {}
+#: kind -> function(type of a value at rest) that gives the maker of its drafts
+KIND_MAKERS: dict[int, Callable[[type], Maker]] = {}
 
 
-def maker_of(cls: type) -> Maker | None:
-    """What makes the draft of a value of this type; None: it is a leaf."""
-    if cls not in MAKERS:
-        maker = KIND_MAKERS.get(kind_of(cls))
-        if kind_of(cls) == OBJECT:
-            return maker  # it puts a better one here itself
-        MAKERS[cls] = face_of(maker, cls) if issubclass(cls, PLAIN) else maker
-    return MAKERS[cls]
+def _maker(cls: type) -> Maker | None:
+    maker_of = KIND_MAKERS.get(kind_of(cls))
+    return None if maker_of is None else maker_of(cls)
+
+
+#: type -> function(transaction, parent, key, grant, value at rest) that makes a draft of the value; None: it is a leaf
+MAKERS: Registry[type, Maker | None] = Registry(_maker)
 
 
 def ended(process: str) -> ScopeError:
@@ -78,16 +74,15 @@ for _name in ("bool", "len", "iter", "contains", "getitem", "setitem", "delitem"
 for _name in ("hash", "add", "radd", "sub", "rsub", "iadd", "isub", "call", "index"):
     setattr(Ended, f"__{_name}__", _raise)
 
-ENDS: dict[str, Ended] = {}  #: by process; ``end_of`` fills it
+
+def _end(process: str) -> Ended:
+    if len(ENDS) >= 1000:
+        ENDS.clear()
+    return Ended(process)
 
 
-def end_of(process: str) -> Ended:
-    """What takes the place of all that the drafts of this process refer to."""
-    if process not in ENDS:
-        if len(ENDS) >= 1000:
-            ENDS.clear()
-        ENDS[process] = Ended(process)
-    return ENDS[process]
+#: by process: what takes the place of all that its drafts refer to
+ENDS: Registry[str, Ended] = Registry(_end)
 
 
 class Node(Face):
@@ -139,8 +134,7 @@ class Node(Face):
 
     def _wrap(self, key: Any, value: Any) -> Any:
         """What the user gets for a value at rest below this node: a leaf as it is, else a draft of it."""
-        cls = type(value)
-        maker = MAKERS[cls] if cls in MAKERS else maker_of(cls)
+        maker = MAKERS[type(value)]
         grant = self._grant
         if maker is not None:
             return maker(self._tx, self, key, None if grant is None else grant.child(key), value)
@@ -274,9 +268,12 @@ class TupleNode(Node):
 
 def make_tuple(tx: Transaction, parent: Node, key: Any, grant: Grant | None, value: tuple[Any, ...]) -> Any:
     """A tuple of leaves is a leaf; one that holds more is rebuilt with drafts in it."""
-    if all(maker_of(type(part)) is None for part in value):
+    if all(MAKERS[type(part)] is None for part in value):
         if grant is not None and not grant.read:
             parent._refuse("read", key)
         parent._note(key)
         return value
     return TupleNode(tx, parent, key, grant, value).face
+
+
+KIND_MAKERS[TUPLE] = lambda cls: make_tuple

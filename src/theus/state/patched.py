@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from theus.state.values import COPIERS, DICT, DICTS, KINDS, LIST, LISTS, SET, SETS
+from theus.state.values import COPIERS, DICT, DICTS, KINDS, LIST, LISTS, SET, SETS, SETTERS
 from theus.state.versioned import MISSING, VDict, VList, VSet
 
 
@@ -170,3 +170,4 @@ DICTS.add(PatchedDict)
 LISTS.add(PatchedList)
 SETS.add(PatchedSet)
 COPIERS.update({PatchedDict: PatchedDict.copy, PatchedList: PatchedList.copy, PatchedSet: PatchedSet.copy})
+SETTERS.update({PatchedDict: PatchedDict.put, PatchedList: PatchedList.put})

@@ -6,12 +6,14 @@ may include and discard without a conflict. To ask for a member, to count or to 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, MutableSet
 from typing import TYPE_CHECKING, Any
 
 from theus.state.access import Grant, Op
 from theus.state.faces import SetFace, is_set
 from theus.state.node import KIND_MAKERS, NOTHING, Node
+from theus.state.subclasses import face_of
 from theus.state.values import SET, SETS, copy_as, plain, register
 from theus.state.versioned import LIMIT, VSet
 
@@ -211,5 +213,5 @@ class SetDraft(SetFace, Node):
 
 
 MutableSet.register(SetDraft)
-KIND_MAKERS[SET] = SetDraft
+KIND_MAKERS[SET] = functools.partial(face_of, SetDraft)
 register(SetDraft)

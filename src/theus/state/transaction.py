@@ -28,7 +28,7 @@ import theus.state.sets  # noqa: F401  (they make themselves known as makers of 
 from theus.errors import ContractError, Path
 from theus.state.access import Grant, Op, Ops, Read, Reads
 from theus.state.apply import apply_ops
-from theus.state.node import ENDS, MAKERS, Node, end_of, ended, maker_of
+from theus.state.node import ENDS, MAKERS, Node, ended
 from theus.state.snapshot import Snapshot
 from theus.state.values import MISSING, OBJECT, kind_of
 
@@ -85,9 +85,7 @@ class Transaction:
         if nodes is None:
             raise ended(self._process)
         root = self._caught_up() if self._behind else self._root
-        cls = type(root)
-        maker = MAKERS[cls] if cls in MAKERS else maker_of(cls)
-        assert maker is not None
+        maker: Any = MAKERS[type(root)]
         return maker(self, None, None, self._grant, root)
 
     @property
@@ -113,14 +111,14 @@ class Transaction:
                 raise ended(self._process)
             return self._kept, self._prior
         self._head = self._kin = None
-        operations: list[Op] = [*self._prior] if self._prior else []
+        operations: list[Op] = list(self._prior)
         for node in nodes:
             if node._dirty and (node._parent is None or node._attached()):
                 node._emit(operations)
-        reads: list[Read] = [*self._kept] if self._kept else []
+        reads: list[Read] = list(self._kept)
         # What was read. That a place was looked up need only be recorded if nothing below vouches for it: a read or
         # write there is checked against the replacement of everything above. Children come after their parents.
-        active: Any = ()  #: ids of those below which something happened
+        active: set[int] = set()  #: ids of those below which something happened
         for node in reversed(nodes):
             parent = node._parent
             if node._reads or node._shape or node._deep:
@@ -129,10 +127,7 @@ class Transaction:
                 parent._note(node._key)
                 continue
             if parent is not None:
-                if active:
-                    active.add(id(parent))
-                else:
-                    active = {id(parent)}
+                active.add(id(parent))
         return reads, operations
 
     def close(self) -> None:
@@ -142,12 +137,10 @@ class Transaction:
             return
         self._nodes = None
         if nodes:
-            process = self._process
-            end = ENDS[process] if process in ENDS else end_of(process)
+            end = ENDS[self._process]
             for node in nodes:
                 node._close(end)
-        self._snapshot = self._root = self._head = self._grant = self._kin = None
-        self._prior = self._behind = self._kept = ()
+        self._snapshot = self._root = self._kin = None
 
     def replay(self, operations: Ops, reads: Reads = ()) -> None:
         """Let these operations count as written here, before what follows. Drafts taken earlier end.
@@ -167,7 +160,7 @@ class Transaction:
         self._kept = reads
         self._behind = operations[len(self._prior) :]
         self._prior = operations
-        end = end_of(self._process)
+        end = ENDS[self._process]
         for node in self._nodes:
             node._close(end)
         self._nodes = []

@@ -20,13 +20,32 @@ import functools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import is_dataclass
-from typing import Any
+from operator import getitem, setitem
+from typing import Any, TypeVar
 
 from theus.errors import DefinitionError, NotStorable, Path
 from theus.state.access import show
 from theus.state.versioned import LIMIT, MISSING, VDict, VList, VSet
 
 __all__ = ["MISSING", "copy_rest", "ingest", "ingest_domain", "kind_of", "plain", "register"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Registry(dict[K, V]):
+    """What is made for each key when it is first asked for, and kept."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[[K], V], known: dict[K, V] | None = None) -> None:
+        super().__init__(known or {})
+        self._make = make
+
+    def __missing__(self, key: K) -> V:
+        value = self[key] = self._make(key)
+        return value
+
 
 LEAF, DICT, LIST, SET, TUPLE, DEQUE, OBJECT, ARRAY, FACE = range(9)
 
@@ -108,16 +127,25 @@ def slots_of(cls: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-#: class -> function that gives the next version of a container or object at rest: one that may be changed
-COPIERS: dict[type, Callable[[Any], Any]] = {
-    dict: dict.copy,
-    list: list.copy,
-    set: set.copy,
-    deque: deque.copy,
-    VDict: VDict.edit,
-    VList: VList.edit,
-    VSet: VSet.edit,
-}
+class TupleEdit:
+    """A tuple while something inside it is changed."""
+
+    __slots__ = ("items", "key", "origin", "parent")
+
+    def __init__(self, origin: tuple[Any, ...]) -> None:
+        self.origin = origin
+        self.items = list(origin)
+        self.parent: Any = None
+        self.key: Any = None
+
+    def __getitem__(self, index: int) -> Any:
+        return self.items[index]
+
+    def __setitem__(self, index: int, value: Any) -> None:
+        self.items[index] = value
+
+
+KINDS[TupleEdit] = TUPLE
 
 
 def copy_rest(value: Any) -> Any:
@@ -125,18 +153,20 @@ def copy_rest(value: Any) -> Any:
 
     ``__init__`` and ``__post_init__`` of the user's classes do not run.
     """
-    cls = type(value)
-    copier = COPIERS.get(cls)
-    if copier is None:
-        copier = COPIERS[cls] = _copier(cls)
-    return copier(value)
+    return COPIERS[type(value)](value)
+
+
+def set_part(value: Any, key: Any, part: Any) -> None:
+    """Set an entry or attribute of a value at rest that may be changed."""
+    SETTERS[type(value)](value, key, part)
 
 
 def _copier(cls: Any) -> Callable[[Any], Any]:
     new = object.__new__
+    if kind_of(cls) == TUPLE:
+        return TupleEdit
     if kind_of(cls) != OBJECT:
         return copy.copy  # subclasses of dict, list, set
-    setter_of(cls)
     if is_model(cls):
         return copy.copy
     slots = slots_of(cls)
@@ -163,21 +193,49 @@ def _copier(cls: Any) -> Callable[[Any], Any]:
     return copy_all
 
 
-#: class of objects -> function(object at rest, name, part) that sets an attribute, past whatever the class does then;
-#: has all classes of which an instance was ever copied
-SETTERS: dict[type, Callable[[Any, str, Any], None]] = {}
+#: type -> function that gives the next version of a container or object at rest: one that may be changed
+COPIERS: Registry[type, Callable[[Any], Any]] = Registry(
+    _copier,
+    {
+        dict: dict.copy,
+        list: list.copy,
+        set: set.copy,
+        deque: deque.copy,
+        VDict: VDict.edit,
+        VList: VList.edit,
+        VSet: VSet.edit,
+    },
+)
 
 
-def setter_of(cls: Any) -> Callable[[Any, str, Any], None]:
-    """The entry of ``SETTERS`` for a class."""
-    setter = SETTERS.get(cls)
-    if setter is None:
-        if private_names(cls):
-            setter = _set_private
-        else:  # ``setattr`` is the same where the class has no code of its own, and twice as fast
-            setter = setattr if cls.__setattr__ is object.__setattr__ else _set_attribute
-        SETTERS[cls] = setter
-    return setter
+def _getter(cls: type) -> Callable[[Any, Any], Any]:
+    return getattr if kind_of(cls) == OBJECT else getitem
+
+
+#: type -> function(value at rest, key) that gives an entry or attribute
+GETTERS: Registry[type, Callable[[Any, Any], Any]] = Registry(_getter)
+
+
+def _setter(cls: Any) -> Callable[[Any, Any, Any], Any]:
+    if kind_of(cls) == DICT:
+        return _set_entry
+    if kind_of(cls) != OBJECT:
+        return setitem
+    if private_names(cls):
+        return _set_private
+    # ``setattr`` is the same where the class has no code of its own, and twice as fast
+    return setattr if cls.__setattr__ is object.__setattr__ else _set_attribute
+
+
+#: type -> function(value at rest, key, part) that sets an entry, or an attribute past whatever the class does then; it
+#: gives true for a new key of a dict
+SETTERS: Registry[type, Callable[[Any, Any, Any], Any]] = Registry(_setter, {VDict: VDict.put, VList: VList.put})
+
+
+def _set_entry(value: dict[Any, Any], key: Any, part: Any) -> bool:
+    new = key not in value
+    value[key] = part
+    return new
 
 
 def private_names(cls: Any) -> tuple[str, ...]:
@@ -199,19 +257,6 @@ def _set_attribute(value: Any, name: str, part: Any) -> None:
         object.__setattr__(value, name, part)
     except TypeError:  # msgspec before Python 3.12
         getattr(type(value), name).__set__(value, part)
-
-
-def set_part(value: Any, name: str, part: Any) -> None:
-    """Set an attribute of an object at rest."""
-    setter_of(type(value))(value, name, part)
-
-
-def set_entry(value: Any, key: Any, entry: Any) -> None:
-    """Set an entry of a dict, or an attribute of an object, at rest."""
-    if type(value) is dict:
-        value[key] = entry
-    else:
-        set_part(value, key, entry)
 
 
 def drop_part(value: Any, name: str) -> None:

@@ -205,8 +205,10 @@ class _Handle:
             handle: Any = _new(type(self))
             handle._core = core
             handle._size = self._size
-            handle._number = core.number = core.number + 1
-            core.live.append(core.number)
+            number = core.number + 1
+            handle._number = number
+            core.number = number
+            core.live.append(number)
             return handle
 
     def _forked(self) -> Any:
@@ -467,12 +469,11 @@ class VList(_Handle):
             core.data[index] = value
 
     def extend(self, values: Iterable[Any]) -> None:
-        core = self._core
-        with core.lock:
-            if len(core.data) != self._size:  # an edit that was never published left its tail
-                raise AssertionError("a version of a list was edited twice")
-            core.data.extend(values)
-            self._size = len(core.data)
+        data = self._core.data  # no version looks beyond its own length, so this needs no lock
+        if len(data) != self._size:  # an edit that was never published left its tail
+            raise AssertionError("a version of a list was edited twice")
+        data.extend(values)
+        self._size = len(data)
 
 
 class VSet:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 from theus.state.values import DICTS, LISTS, OBJECT, SETS, kind_of, parts_of
@@ -23,14 +23,10 @@ def weigh(value: Any) -> int:
     if cls in _TEXTS:
         return LIGHT + len(value)
     if cls in _MANY:
-        items: Iterable[Any] = value.values() if hasattr(value, "values") else value
-        looked, total = 0, 0
-        for item in items:
+        total = 0
+        for item in islice(value.values() if cls in DICTS else value, LOOKED_AT):
             total += LIGHT if type(item) in SMALL else weigh(item)
-            looked += 1
-            if looked == LOOKED_AT:
-                break
-        return LIGHT + (total * len(value) // looked if looked else 0)
+        return LIGHT + (total if len(value) <= LOOKED_AT else total * len(value) // LOOKED_AT)
     size = getattr(value, "nbytes", None)
     if isinstance(size, int):
         return LIGHT + size

@@ -13,7 +13,8 @@ a workflow need no rules of their own. What a predicate said and which items fai
 commit of the run, which comes before anything that was done because of it.
 
 The commit that ends a run keeps its result. What was recorded on the way is needed no more: it goes in the same commit, or,
-if there is much of it, in the commits after that. Should the engine die before, the rest goes when the run is asked for again.
+if there is much of it, in the commits after that. Should the engine die before, the rest goes when the run is asked for again. The log
+of the store still tells of it, as far as it is kept: that is what is replayed.
 
 What can fail: a commit (then the step did not happen), this engine (then the next owner goes on), another engine that
 took the run over (then every commit here is refused: ``RunFenced``), the code (``WorkflowChanged``).
@@ -33,7 +34,7 @@ from theus.doors import drive
 from theus.errors import DefinitionError, RunFenced, StoreError, TheusError, WorkflowChanged
 from theus.portal import Exiting
 from theus.processes import Process, Step
-from theus.protocols import Call, Commit, Committed, Conflict, Outcome, Record, Refused, Store
+from theus.protocols import Call, Commit, Committed, Conflict, Outcome, Record, Refused, Store, Version
 from theus.records import pack, unpack
 from theus.schedule import NOTHING, Position, walk
 from theus.workflow import as_step, first_step
@@ -44,11 +45,13 @@ if TYPE_CHECKING:
     from theus.engine import Engine
     from theus.records import Values
     from theus.run import Run
+    from theus.stores.past import Past
 
 log = logging.getLogger("theus")
 
 NAME = "theus run"  #: the author of a run's own commits
-PASSING = ("step", "once", "signal")  #: records that a run needs until it is done
+CALLS = ("step", "once")  #: records of what calls did
+PASSING = (*CALLS, "signal")  #: records that a run needs until it is done
 _BATCH = 1000  #: of them that go in one commit
 
 
@@ -120,7 +123,6 @@ class Journal:
         self._codec = engine.codec
         self.run = run
         self.expected: Sequence[Record] = ()  #: of every commit: that the run is still ours
-        self._is_read_only = False
         self._engine = engine
         self._entry: Entry
         self.final: bytes | None = None  #: of a run that is done
@@ -130,11 +132,10 @@ class Journal:
         self._kept: dict[str, dict[str, Any]] = {}  #: what ctx.once kept in each call that is not done, as recorded
 
     @classmethod
-    async def read(cls, engine: Engine[Any], run: Run[Any], entry: Entry) -> Journal:
-        """The journal as it stands, for somebody who adds nothing."""
+    def read(cls, engine: Engine[Any], run: Run[Any], records: Iterable[Record]) -> Journal:
+        """The journal as these records tell it, for somebody who adds nothing."""
         journal = cls(engine, run)
-        journal._entry, journal._is_read_only = entry, True
-        await journal._load()
+        journal._recall(records)
         return journal
 
     # --- begin and end
@@ -283,16 +284,19 @@ class Journal:
         return await self.store.commit(commit, blocking=self.run.blocking if blocking is None else blocking)
 
     async def _load(self) -> None:
-        self._found = {
-            record.key: record.value
-            for record in await self._look("step", f"{self.run.id}/")
-            if record.value is not None
-        }
+        self._recall([record for kind in CALLS for record in await self._look(kind, f"{self.run.id}/")])
 
-        self._kept = {}
-        for record in await self._look("once", f"{self.run.id}/"):
-            fields, (value,) = unpack(record.value or b"")
-            self._kept.setdefault(fields["call"], {})[fields["key"]] = self._codec.decode(value)
+    def _recall(self, records: Iterable[Record]) -> None:
+        """Know what was recorded, and nothing else."""
+        self._found, self._kept = {}, {}
+        for record in records:
+            if record.value is None:
+                continue
+            if record.kind == "step":
+                self._found[record.key] = record.value
+            else:
+                fields, (value,) = unpack(record.value)
+                self._kept.setdefault(fields["call"], {})[fields["key"]] = self._codec.decode(value)
 
     def _keys(self) -> Iterable[str]:
         """The keys of the nodes that have records, without the run."""
@@ -305,15 +309,8 @@ class Journal:
         """What a call gave when it was made; NOTHING: it was not."""
         data = self._found.pop(str(position), None) if self._found else None
         if data is None:
-            if self._is_read_only:
-                raise self._changed(f"no call {position} is recorded")
             return NOTHING
         return self._codec.decode(unpack(data)[1][0], process.hint("return"))
-
-    def base_of(self, key: str) -> int | None:
-        """The version that a call ended on; None: it is not recorded."""
-        data = self._found.get(key)
-        return None if data is None else int(unpack(data)[0]["base"])
 
     def answer_of(self, position: Position) -> bool | None:
         """What a predicate said; None: it was not asked."""
@@ -340,10 +337,6 @@ class Journal:
         """The items of a source, which is pulled again: an item is known by its number."""
         data = self._found.get(f"{position}/end")
         total = None if data is None else int(unpack(data)[0]["total"])
-        if self._is_read_only:  # every call is answered, whatever it is asked with
-            for _ in range(total or 0):
-                yield None
-            return
         count = 0
         async for item in items:
             yield item
@@ -460,6 +453,18 @@ def entry_of(store: Store, run_id: str) -> Entry | None:
 def record_of(store: Store, kind: str, run_id: str) -> Record | None:
     """The record of a kind that a run has one of."""
     return _of(run_id, store.records(kind, run_id))
+
+
+def logged(past: Past, run_id: str) -> dict[tuple[str, str], tuple[Version, Record]]:
+    """What the log still says of a run's calls, also of one that is done: by kind and key, since which version."""
+    found: dict[tuple[str, str], tuple[Version, Record]] = {}
+    for entry in past.entries:
+        for record in entry.records:
+            if record.kind == "run" and record.key == run_id and record.value is None:
+                found.clear()  # it was forgotten; one that is begun anew has nothing to do with it
+            elif record.kind in CALLS and record.key.startswith(f"{run_id}/") and record.value is not None:
+                found[record.kind, record.key] = entry.version, record
+    return found
 
 
 def arguments_of(engine: Engine[Any], run_id: str, target: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -7,23 +7,26 @@ import json
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from private_servers import PostgresServer, RedisServer
 
 SHOP = """
 from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from theus import Engine, each, flow, process
+import os
 
 @dataclass
 class Shop:
     stock: dict[str, int] = field(default_factory=lambda: {"tea": 3})
     seen: set[str] = field(default_factory=set)
 
-engine = Engine(Shop(), store="shop.db")
+engine = Engine(Shop(), store=os.environ.get("SHOP_STORE", "shop.db"))
 
 @process
 def load(ctx, names: list[str]) -> list[str]:
@@ -56,6 +59,7 @@ run = shop.engine.submit(shop.job, ["tea", "milk"], run_id="nightly-24")
 shop.engine.close()
 """
 FAILS = "run._followed().exception()"
+DONE = "shop.engine.signal(run.id, 'approval', 'yes'); run.result()"
 WAITS = "while not shop.engine.waits._waiting: pass"
 
 Theus = Callable[..., subprocess.CompletedProcess[str]]
@@ -129,6 +133,57 @@ def test_a_run_that_failed_is_shown_and_its_calls_are_run_again(theus, tmp_path)
     (tmp_path / "broken").unlink()
     assert theus("run", "shop:load", '["a"]', "--run-id", "other", "-q").stdout == "['a']\n"
     assert "other" in theus("runs", "shop.db").stdout
+
+
+@pytest.fixture(params=["sqlite", "redis", "postgresql"])
+def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server = {"redis": RedisServer, "postgresql": PostgresServer}.get(request.param)
+    with contextlib.ExitStack() as stack:
+        found = "shop.db" if server is None else stack.enter_context(contextlib.closing(server())).url
+        monkeypatch.setenv("SHOP_STORE", found)
+        yield found
+
+
+def test_calls_of_a_run_that_is_done_are_run_again(theus, tmp_path, url):
+    begin(tmp_path, DONE)
+    shown = theus("show", "nightly-24", "--store", url).stdout
+    assert "can be replayed" in shown
+
+    for step, gave, change in [
+        ("0.load", "['milk', 'tea']\n", ""),
+        ("1.each(sell)/0", "18\n", "it would change stock.milk"),
+        ("1.each(sell)/1", "4\n", "it would change stock.tea"),
+        ("2.check", "[18, 4]\n", ""),
+        ("3.approve", "22: yes\n", ""),
+    ]:
+        assert step in shown
+        again = theus("replay", "nightly-24", step, "shop:job")
+        assert (again.returncode, again.stdout) == (0, gave), again.stderr
+        assert change in again.stderr
+        assert "something else" not in again.stderr
+        assert "not recorded" not in again.stderr
+
+    (tmp_path / "broken").touch()
+    failed = theus("replay", "nightly-24", "2.check", "shop:job")
+    assert failed.returncode == 1
+    assert "counts are [18, 4]" in failed.stderr
+
+
+FILLS = """
+import sys, shop
+with shop.engine, shop.engine.transaction() as state:
+    state.seen = {sys.argv[1] * 3_000_000}
+"""
+
+
+def test_a_call_is_replayed_as_long_as_the_log_goes_back_to_it(theus, tmp_path):
+    begin(tmp_path, DONE)
+    for letter in "abcdef":  # programs of their own: before one ends, it writes the state down if that is due
+        subprocess.run([sys.executable, "-c", FILLS, letter], cwd=tmp_path, check=True, timeout=100)
+    again = theus("replay", "nightly-24", "1.each(sell)/0", "shop:job")
+    assert again.returncode == 2
+    assert "it ran with what nightly-24/0.load gave, which is not kept: the log goes from version" in again.stderr
+    assert "has to be run anew" in again.stderr
 
 
 def test_a_named_run_that_nobody_would_keep_is_refused(theus, tmp_path):

@@ -47,7 +47,7 @@ def _tell(console: Console, found: Replayed, options: argparse.Namespace) -> int
     changed = ", ".join(dict.fromkeys(show(op[1]) for op in outcome.ops))
     if changed:
         console.print(f"it would change {changed}", markup=False, soft_wrap=True)
-    if known and found.recorded != outcome.value:
+    if known and not found.same:
         console.print(f"it gave something else then: {found.recorded!r}", markup=False, soft_wrap=True)
     show_result(outcome.value)
     return OK

@@ -15,9 +15,10 @@ from rich.text import Text
 
 from theus import DefinitionError, Engine
 from theus.cli.stores import guarded, open_blind
-from theus.journal import Entry, entry_of, forget, record_of
+from theus.journal import Entry, entry_of, forget, logged, record_of
 from theus.protocols import Record, Store
 from theus.records import unpack
+from theus.stores.replica import Replica
 
 COLOURS = {"done": "green", "failed": "red", "running": "yellow"}
 MOST = 60  #: characters of a value that a table shows
@@ -36,7 +37,7 @@ def show(options: argparse.Namespace) -> int:
 def send(options: argparse.Namespace) -> int:
     """Send a signal; gives the exit code."""
 
-    def signal(store: Store) -> None:
+    def signal(store: Replica) -> None:
         with Engine[Any](store=store) as engine:
             engine.signal(options.run, options.name, _value(options.value))
 
@@ -48,7 +49,7 @@ def drop(options: argparse.Namespace) -> int:
     return _with(options.store, lambda store: forget(store, options.run))
 
 
-def _with(url: str, work: Callable[[Store], None]) -> int:
+def _with(url: str, work: Callable[[Replica], None]) -> int:
     def with_store() -> None:
         store = open_blind(url)
         try:
@@ -91,7 +92,7 @@ def _steps(store: Store, run_id: str) -> int:
     return sum("process" in unpack(record.value or b"")[0] for record in store.records("step", f"{run_id}/"))
 
 
-def _show(store: Store, run_id: str) -> None:
+def _show(store: Replica, run_id: str) -> None:
     entry = entry_of(store, run_id)
     if entry is None:
         raise DefinitionError(f"there is no run {run_id!r}.")
@@ -121,13 +122,14 @@ def _show(store: Store, run_id: str) -> None:
             calls.add_row(process, f"{count:,}")
         print()
         _print(calls)
+    past = [record for _, record in logged(store.past(), run_id).values()] if entry.status == "done" else []
     for kind, title in (
-        ("step", "recorded"),
+        ("step", "recorded" if not past else "in the log, and can be replayed"),
         ("once", "kept"),
         ("signal", "signals not taken"),
         ("outbox", "not delivered"),
     ):
-        records = store.records(kind, f"{run_id}/")
+        records = store.records(kind, f"{run_id}/") or [record for record in past if record.kind == kind]
         if records:
             print()
             _print(_records(kind, title, records, len(run_id) + 1))

@@ -47,10 +47,12 @@ from theus.state.snapshot import Snapshot
 from theus.stores import migrate
 from theus.stores.driver import Driver, Entry, Loaded, Proposed, weigh
 from theus.stores.listeners import Listeners
+from theus.stores.past import Past
 
 log = logging.getLogger("theus")
 
 _BRIEF_PAUSE = 0.01  #: the same, while the store is being closed
+_KEEPING = 5.0  #: seconds for a snapshot that is being made when the store is closed
 _MOST_RECORDS = 10_000  #: whose values are known here
 _PAUSE = 1.0  #: seconds until a follower whose store cannot be reached looks again
 
@@ -162,6 +164,16 @@ class Replica:
         self._opened()
         return self._driver.records(kind, prefix)
 
+    def past(self) -> Past:
+        """What the store keeps of the past, read anew."""
+        driver = self._make_driver()
+        try:
+            loaded = driver.load(lambda: self._sealed(Head(self._domain).snapshot.root))
+        finally:
+            driver.close()
+        stored = migrate.told_apart(loaded, self._kind)
+        return Past(lambda: self._oldest(loaded, stored), loaded.entries, self._codec.decode_ops)
+
     def close(self) -> None:
         if self._closed or self._head is None or self._process != os.getpid():
             self._closed = True
@@ -172,6 +184,8 @@ class Replica:
             self._is_led = bool(self._waiting)
         if self._is_led:  # those whose loop did not come to it
             self._lead(None)
+        if self._keeper is not None:  # or the log of programs that are all short would never be let go of
+            self._keeper.join(_KEEPING)
         self._driver.close()
         self._called.release()
         for thread in (self._committer, self._follower, self._keeper):
@@ -218,16 +232,19 @@ class Replica:
             self._migrate(loaded, stored)
         self._kept, self._kept_size, self._weight = loaded.kept, len(loaded.state), 0
         self._recorded = {}
-        entries = loaded.entries
-        if stored.start < 0:
-            head = Head(self._codec.decode_state(stored.state), loaded.version)
-        else:  # what is before it is of an older version
-            first, entries = entries[stored.start], entries[stored.start + 1 :]
-            head = Head(self._codec.decode_ops(first.ops)[0][2], first.version)
-            self._weight = first.weight
-        for entry in entries:
+        head = self._oldest(loaded, stored)
+        if stored.start >= 0:
+            self._weight = loaded.entries[stored.start].weight
+        for entry in loaded.entries[stored.start + 1 :]:
             self._follow_one(head, entry)
         return head
+
+    def _oldest(self, loaded: Loaded, stored: migrate.Stored) -> Head:
+        """The oldest state of today's version that is kept."""
+        if stored.start < 0:
+            return Head(self._codec.decode_state(stored.state), loaded.version)
+        made = loaded.entries[stored.start]  # what is before it is of an older version
+        return Head(self._codec.decode_ops(made.ops)[0][2], made.version)
 
     def _sealed(self, root: Any) -> bytes:
         return migrate.sealed(self._name, self._schema, self._codec.encode_state(root))

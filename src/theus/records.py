@@ -18,11 +18,11 @@ class Values:
 
         return Codec(Any)
 
-    def encode(self, value: Any, hint: Any = Any, *, process: str = "", where: str = "") -> bytes:
-        """A value as bytes, written as its annotation says. Raises NotStorable."""
+    def encode(self, value: Any, hint: Any = None, *, process: str = "", where: str = "") -> bytes:
+        """A value as bytes, written as its annotation says; None: nobody can annotate it. Raises NotStorable."""
         return self._codec.encode(value, hint, process=process, where=where)
 
-    def decode(self, data: bytes, hint: Any = Any) -> Any:
+    def decode(self, data: bytes, hint: Any = None) -> Any:
         """The value back."""
         return self._codec.decode(data, hint)
 

@@ -6,10 +6,15 @@ import asyncio
 import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import IntEnum
+from pathlib import Path
+from typing import NamedTuple
 
+import numpy
 import pytest
 
-from theus import DefinitionError, Engine, NotTransferable, each, flow, parallel, process
+from theus import DefinitionError, Engine, NotStorable, NotTransferable, codec, each, flow, parallel, process
 from theus.events import CallStarted
 from theus.placement import cannot_be_inline
 from theus.run import Run
@@ -122,6 +127,72 @@ def test_once_results_survive(store, target, way):
             else:
                 assert begun.result() == "answer to answer to card"
     assert ASKED == ["card", "answer to card"]
+
+
+class Colour(IntEnum):
+    RED = 1
+
+
+class Opaque:
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+
+    def __repr__(self) -> str:
+        return f"Opaque({self.raw!r})"
+
+
+@dataclass
+class Answer:
+    text: str
+
+
+class Pair(NamedTuple):
+    one: int
+    two: int
+
+
+@pytest.mark.parametrize("value", [Answer("x"), [Answer("x")], Colour.RED, Pair(1, 2), range(3), object()], ids=repr)
+def test_what_would_come_back_as_another_type_is_refused_when_it_is_written(store, value):
+    @process
+    def body(ctx):
+        ctx.once("model", lambda: value)
+
+    with Engine(store=store) as shop:
+        name = type(value[0] if type(value) is list else value).__name__
+        for write, what in [
+            (lambda: shop.run(body, run_id="r"), "process 'body': cannot store what ctx.once kept as 'model'"),
+            (lambda: shop.signal("r", "go", value), "cannot store the signal 'go'"),
+        ]:
+            with pytest.raises(NotStorable) as refused:
+                write()
+            assert str(refused.value).startswith(what)
+            assert f"keep plain data instead, or register theus.codec({name}, encode, decode)" in str(refused.value)
+        assert store.records("once") == store.records("signal") == []
+
+
+def test_what_a_codec_or_json_does_not_lose_comes_back_as_it_was(store):
+    codec(Opaque, lambda value: value.raw, Opaque)
+    given = (1, {2, 3}, {(4, 5): b"six"}, Decimal("7.0"), Path("eight"), Opaque(b"nine"), numpy.arange(10))
+    fails = True
+
+    @process
+    async def body(ctx):
+        kept = await ctx.once("model", lambda: given)
+        sent = await ctx.wait_for("go")
+        if fails:
+            raise Trouble
+        return [repr(kept), repr(sent)]
+
+    with Engine(store=store) as shop:
+        begun = shop.submit(body, run_id="r")
+        while not shop.waits._waiting:
+            pass
+        shop.signal("r", "go", given)
+        with pytest.raises(Trouble):
+            begun.result()
+    fails = False
+    with Engine(store=store) as shop:
+        assert shop.run(body, run_id="r") == [repr(given), repr(given)]
 
 
 def test_a_once_result_is_recorded_before_the_body_goes_on(store):

@@ -18,8 +18,8 @@ import msgspec
 from theus.errors import NotStorable, Path, StoreError
 from theus.state.access import Ops, show
 from theus.state.values import plain
-from theus.stores.typed import ANY, Plans
-from theus.stores.untyped import Frames, Unfit, each_of, in_order
+from theus.stores.typed import ANY, Plan, Plans
+from theus.stores.untyped import Frames, Undeclared, Unfit, each_of, in_order
 
 _to_json = msgspec.json.Encoder().encode
 _from_json = msgspec.json.Decoder().decode
@@ -52,13 +52,28 @@ class Codec:
         """Operations with values at rest."""
         return _decode(data, lambda written, frames: [self._read_op(op, frames) for op in written])  # type: ignore[no-any-return]
 
-    def encode(self, value: Any, hint: Any = Any, *, process: str = "", where: str = "") -> bytes:
-        """Any value, plain or at rest, as this annotation. ``where``: what it is, for the words of an error."""
-        return _encode(lambda frames: self._plans.of(hint).write(value, frames), process, where)
+    def encode(self, value: Any, hint: Any = None, *, process: str = "", where: str = "") -> bytes:
+        """Any value, plain or at rest, as this annotation; None: nobody can annotate it.
 
-    def decode(self, data: bytes, hint: Any = Any) -> Any:
+        ``where``: what it is, for the words of an error.
+        """
+
+        def write(frames: Frames) -> Any:
+            try:
+                return self._plan(hint).write(value, frames)
+            except Undeclared as unfit:
+                if hint is None:
+                    unfit.advice = unfit.elsewhere
+                raise
+
+        return _encode(write, process, where)
+
+    def decode(self, data: bytes, hint: Any = None) -> Any:
         """A plain value."""
-        return plain(_decode(data, self._plans.of(hint).read))
+        return plain(_decode(data, self._plan(hint).read))
+
+    def _plan(self, hint: Any) -> Plan:
+        return ANY if hint is None else self._plans.of(hint)
 
     def _write_op(self, op: Any, frames: Frames) -> list[Any]:
         kind = op[0]

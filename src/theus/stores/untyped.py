@@ -292,19 +292,25 @@ def _write_other(value: Any, frames: Frames) -> Any:
     raise undeclared(cls)
 
 
-def undeclared(cls: type) -> Unfit:
-    """Why a value of this type cannot be written where no type is declared."""
-    name = cls.__name__
-    if kind_of(cls) == OBJECT or hasattr(cls, "__members__") or hasattr(cls, "_fields"):
-        return Unfit(
+class Undeclared(Unfit):
+    """A value whose class no declared type names. ``elsewhere``: the advice for where no type can be declared."""
+
+    def __init__(self, cls: type) -> None:
+        name = cls.__name__
+        self.elsewhere = f"keep plain data instead, or register theus.codec({name}, encode, decode)"
+        super().__init__(
             f"a {name_of(cls)}, whose class no declared type names",
             f"annotate the field or container with it ({name}, list[{name}], {name} | Other; its module must be able to"
             f" resolve the annotation), or register theus.codec({name}, encode, decode)",
         )
-    return Unfit(
-        f"a {name_of(cls)}, which stores do not know",
-        f"keep plain data instead, or register theus.codec({name}, encode, decode)",
-    )
+
+
+def undeclared(cls: type) -> Unfit:
+    """Why a value of this type cannot be written where no type is declared."""
+    unfit = Undeclared(cls)
+    if kind_of(cls) == OBJECT or hasattr(cls, "__members__") or hasattr(cls, "_fields"):
+        return unfit
+    return Unfit(f"a {name_of(cls)}, which stores do not know", unfit.elsewhere)
 
 
 def name_of(cls: type) -> str:

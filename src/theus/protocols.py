@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from theus.errors import ContractError
@@ -29,8 +29,7 @@ Version = int  #: counts commits; 0 is the state that the engine was made with
 # --- state -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A named piece of data that is kept beside the state and changed by commits: a run, a step of it, a signal."""
 
     kind: str  #: ``"run"``, ``"step"``, ``"signal"``, ...

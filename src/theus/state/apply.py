@@ -100,7 +100,7 @@ class Edits:
     @property
     def has_patches(self) -> bool:
         """Whether a big container was only covered, so that what was made does not last."""
-        return any(type(made) in _PATCHES for made in self._fresh.values())
+        return not _PATCHES.isdisjoint(map(type, self._fresh.values()))
 
     def finish(self, root: Any) -> Any:
         """The new root; containers that have outgrown the plain form become big ones."""

@@ -19,7 +19,7 @@ from theus.stores import keys
 _FIXED = 64  #: bytes that an entry counts for, besides what is in it
 
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(list[tuple[str, str, bytes | None]]).decode
+_unpack = msgspec.msgpack.Decoder(list[Record]).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +126,9 @@ class Driver(Protocol):
 
 def packed_records(one: Proposed) -> bytes | None:
     """The records of a commit as bytes; None if there are none."""
-    return _pack([(record.kind, record.key, record.value) for record in one.records]) if one.records else None
+    return _pack(one.records) if one.records else None
 
 
 def records_of(data: bytes | None) -> Sequence[Record]:
     """The records back."""
-    return () if not data else [Record(*one) for one in _unpack(data)]
+    return _unpack(data) if data else ()

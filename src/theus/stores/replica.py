@@ -69,13 +69,14 @@ class Codec(Protocol):
 class _Waiting:
     """A commit that waits for its answer, and how to wake who waits for it."""
 
-    __slots__ = ("answer", "commit", "context", "error", "future", "leads", "lock", "loop")
+    __slots__ = ("answer", "commit", "context", "error", "future", "is_over", "leads", "lock", "loop")
 
     def __init__(self, commit: Commit, loop: asyncio.AbstractEventLoop | None) -> None:
         self.commit = commit
         self.context = None if commit.complete is None else contextvars.copy_context()
         self.answer: Committed | Conflict | Refused | None = None
         self.error: BaseException | None = None
+        self.is_over = False  #: the answer stands
         self.leads = False  #: woken to lead, not to be answered
         self.loop = loop
         self.future = None if loop is None else loop.create_future()
@@ -446,7 +447,8 @@ class Replica:
         if not isinstance(staged, Staged):
             waiting.answer = staged
             return None
-        changed.update(((record.kind, record.key), record.value) for record in commit.records)
+        for record in commit.records:
+            changed[record.kind, record.key] = record.value
         return Proposed(commit.author, at, encoded, commit.records, commit.expected, staged)
 
     def _record(self, place: tuple[str, str]) -> bytes | None:
@@ -559,11 +561,13 @@ class Replica:
 async def _answered(waiting: _Waiting) -> None:
     """Wait for the answer. A cancel comes after it, because the commit is on its way: it may be made."""
     assert waiting.future is not None
+    assert waiting.loop is not None
     cancels = 0
-    while not waiting.future.done():
+    while not waiting.is_over:
         try:
-            await asyncio.shield(waiting.future)
-        except asyncio.CancelledError:
+            await waiting.future
+        except asyncio.CancelledError:  # the future with it; who answers has seen the next one, or it is over by now
+            waiting.future = waiting.loop.create_future()
             cancels += 1
     task = asyncio.current_task()
     if task is not None:
@@ -576,6 +580,7 @@ def _wake(group: list[_Waiting]) -> None:
     """Let all who wait go on."""
     loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
     for waiting in group:
+        waiting.is_over = True
         if waiting.lock is not None:
             waiting.lock.release()
         elif waiting.loop is not None and waiting.future is not None:

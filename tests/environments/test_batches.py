@@ -26,13 +26,13 @@ def clean():
 def frames(monkeypatch):
     """How many calls went together each time."""
     found = []
-    send_calls = Peer.send_calls
+    send_series = Peer.send_series
 
-    def seen(peer, jobs):
-        found.append(len(jobs))
-        send_calls(peer, jobs)
+    def seen(peer, series):
+        found.append(series.left)
+        send_series(peer, series)
 
-    monkeypatch.setattr(Peer, "send_calls", seen)
+    monkeypatch.setattr(Peer, "send_series", seen)
     return found
 
 
@@ -129,16 +129,44 @@ def test_nobody_wants_the_rest(marks, tmp_path):
     assert set(marks.begun()) <= set(range(7))
 
 
-def test_one_that_takes_longer_than_expected_holds_nobody_up(marks, frames, tmp_path):
+@pytest.mark.parametrize("number", [4, 30])
+def test_one_that_takes_longer_than_expected_holds_nobody_up(marks, frames, tmp_path, number):
     async def main():
         async with workers(2) as environment:
+            await asyncio.gather(
+                *(environment.run(call) for call in marks.calls(2, {0: 2, 1: 2}))
+            )  # so that there are two
+            for mark in marks.folder.iterdir():
+                mark.unlink()
             await warm_up(environment, tmp_path)
-            found = await outcomes(environment, marks.calls(30, {0: 30}))  # it waits for all others
-            assert [found[n].value for n in range(30)] == list(range(30))
+            found = await outcomes(environment, marks.calls(number, {0: number}))  # the first waits for all others
+            assert [found[n].value for n in range(number)] == list(range(number))
 
     asyncio.run(main())
-    assert marks.begun() == dict.fromkeys(range(30), "x")
+    assert marks.begun() == dict.fromkeys(range(number), "x")
     assert max(frames) > 1
+
+
+def test_calls_that_came_together_start_all_workers(marks):
+    async def main():
+        async with workers(2) as environment:
+            found = await outcomes(environment, marks.calls(2, {0: 2, 1: 2}))  # each waits for the other
+            assert [found[n].value for n in range(2)] == [0, 1]
+
+    asyncio.run(main())
+
+
+def test_others_have_their_turn_before_the_rest_of_a_batch(marks, tmp_path):
+    async def main():
+        async with workers(1) as environment:
+            await warm_up(environment, tmp_path)
+            batch = asyncio.ensure_future(outcomes(environment, marks.calls(2000, {})))
+            await until(lambda: (marks.folder / "0").exists())
+            await environment.run(make_call(bodies.size, b"x"))
+            assert not batch.done()
+            assert len(await batch) == 2000
+
+    asyncio.run(main())
 
 
 def test_what_cannot_cross_belongs_to_its_item(marks, tmp_path):
@@ -236,7 +264,7 @@ def test_sub_interpreters_take_batches_too(marks, frames, tmp_path):
             assert len(found) <= 30
             assert "item 5" in {str(outcome.error) for outcome in found.values()}
             found = await outcomes(environment, [make_call(bodies.size, b"x" * n) for n in range(30)])
-            assert [found[n].value for n in range(30)] == list(range(30))
+            assert [(found[n].error, found[n].value) for n in range(30)] == [(None, n) for n in range(30)]
         finally:
             await environment.stop(2.0)
 

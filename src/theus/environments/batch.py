@@ -1,33 +1,90 @@
-"""Many short calls of one process, made at once: packed once, sent in one frame, each answered for itself.
+"""Many short calls of one process, made at once: sent in frames, answered one by one.
 
-Each is a job of its own in the pool, with its own number in its worker. So what holds for a call holds for each of them:
-it is placed, called back and stopped by itself, and a worker that dies takes down only the one that ran.
+::
+
+    run_many ── series: calls in a row, one job ──> queue ── as many as a worker has room for ──> worker
+                  ^                                             │ the rest goes to the end of the queue
+                  └──── what had not begun comes back ──────────┘
+
+Each call has its own number in its worker. So what holds for a call holds for each of them: it is called back and stopped
+by itself, and a worker that dies takes down only the one that ran. As long as all goes well they are a job together.
+
+How many a worker is given shrinks with what is left, so that all workers end at about the same time (guided
+self-scheduling: Polychronopoulos and Kuck 1987).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from theus.environments.job import Job
+from theus.errors import NotTransferable
+from theus.protocols import Outcome
 
 if TYPE_CHECKING:
     import asyncio
 
-    from theus.environments.job import Job
+    from theus.protocols import Call
+
+#: What a call gave, if that is simple: its place in the batch, the value, the seconds it took, the number of its worker.
+Value = tuple[int, Any, float, int]
+#: What a call is given: its arguments if they are simple, else its packed payload.
+Entry = tuple[Any, ...] | bytes
+
+
+BESIDE = 5e-6  #: seconds that a worker takes for a call beside its body
 
 
 class Batch:
-    """Calls that wait for their answers. ``take``: is given each job and its answer, and gives whether to go on."""
+    """Calls that wait for their answers.
 
-    def __init__(self, over: asyncio.Future[None], take: Callable[[int, Job, Any], bool]) -> None:
-        self.over = over  #: done when all are answered, or nobody wants the rest
-        self.jobs: dict[int, Job] = {}  #: those not answered, by their place in the batch
+    ``over``: done when all are answered, or nobody wants the rest. ``take``: is given the place and the outcome of each,
+    and gives whether to go on. ``open_answer``, ``open_value``: make an outcome of what a worker said.
+    """
+
+    def __init__(
+        self,
+        calls: Sequence[Call],
+        over: asyncio.Future[None],
+        take: Callable[[int, Outcome], bool],
+        open_answer: Callable[[Call, Any], Outcome],
+        open_value: Callable[[Value], Outcome],
+    ) -> None:
+        self.calls = [*calls]  #: who waited for them may have let go of them sooner than a worker
+        self.over = over
+        self.jobs: set[Job] = set()  #: all that may be on their way; the pool's, once it has them
+        self.values: deque[Value] = deque()  #: arrived, and not yet taken
+        self.left = len(calls)  #: those that have not ended
         self._take = take
+        self._open_answer = open_answer
+        self._open_value = open_value
 
     def answered(self, place: int, answer: Any) -> None:
-        """A call has ended."""
-        go_on = self._take(place, self.jobs.pop(place), answer)
-        if not (go_on and self.jobs) and not self.over.done():
-            self.over.set_result(None)
+        """On the loop: a call has ended, with an error or with what has to be opened."""
+        if isinstance(answer, BaseException):
+            outcome = Outcome(error=answer)
+        else:
+            try:
+                outcome = self._open_answer(self.calls[place], answer)
+            except NotTransferable as failure:
+                outcome = Outcome(error=failure)
+        self._end(place, outcome)
+
+    def take_values(self) -> None:
+        """On the loop: take the values that have arrived."""
+        values = self.values
+        while values:
+            value = values.popleft()
+            self._end(value[0], self._open_value(value))
+
+    def _end(self, place: int, outcome: Outcome) -> None:
+        over = self.over
+        if not over.done():  # else nobody wants it any more
+            self.left -= 1
+            if not (self._take(place, outcome) and self.left):
+                over.set_result(None)
 
 
 class Answer:
@@ -50,3 +107,75 @@ class Answer:
         self._batch.answered(self._place, answer)
 
     set_exception = set_result  #: an error is an answer like others
+
+
+class Series(Job):
+    """Calls of a batch in a row: a job that is answered call by call, and can be parted before each of them.
+
+    ``entries``: of each its arguments if they are simple, else its packed payload.
+    """
+
+    batch: Batch
+
+    def __init__(self, like: Job, batch: Batch, place: int, entries: list[Entry]) -> None:
+        self.__dict__.update(like.__dict__)
+        self.batch = batch
+        self.place = place  #: of the first one that is not answered
+        self.entries = entries
+        self.left = len(entries)
+        batch.jobs.add(self)
+
+    @property
+    def pace(self) -> float:
+        """Seconds that a worker takes for each, as far as is known."""
+        return (self.definition.seconds or 0.0) + BESIDE
+
+    def add(self, entry: Entry) -> None:
+        """One more at its end, while it is made."""
+        self.entries.append(entry)
+        self.left += 1
+
+    def waiting(self) -> list[Entry]:
+        """Of those that are not answered."""
+        return self.entries[len(self.entries) - self.left :]
+
+    def one(self) -> Job:
+        """The first of its calls, by itself; the others are left."""
+        batch, place = self.batch, self.place
+        one = self.for_call(batch.calls[place])
+        one.left = 1
+        one.future = Answer(batch, place)
+        if self.left > 1:
+            one.ended = None  # that is when the last one has
+        self.went_on()
+        return one
+
+    def went_on(self) -> None:
+        """The first of its calls has ended."""
+        self.place += 1
+        self.seq += 1
+        self.left -= 1
+        if not self.left:
+            self.batch.jobs.discard(self)
+
+    def apart(self) -> list[Job]:
+        """Its calls, each by itself."""
+        return [self.one() for _ in range(self.left)]
+
+    def take_head(self, count: int) -> Series:
+        """Take so many calls off, for one frame."""
+        entries = self.waiting()
+        head = Series(self, self.batch, self.place, entries[:count])
+        self.entries = entries[count:]
+        self.place += count
+        self.left -= count
+        return head
+
+    def take_tail(self, count: int) -> Series:
+        """Take all but so many calls off."""
+        entries = self.waiting()
+        rest = Series(self, self.batch, self.place + count, entries[count:])
+        rest.ended = None
+        self.entries = entries[:count]
+        self.left = count
+        return rest

@@ -46,10 +46,9 @@ if TYPE_CHECKING:
 #: for payload, snapshot and config each: None (nothing new) or its shape · whether there is a domain · whether to measure
 #: its CPU
 Envelope = tuple[Any, ...]
-#: Of CALLS: token, attempt, key, deadline, strict · definitions, dropped definitions · for each its payload or None
+#: Of CALLS: token, attempt, key, deadline, strict · definitions, dropped definitions · for each its arguments or payload
 Parcels = Sequence[Parcel | None]
 
-_NOTHING: Any = ((), {}, None, None, ())
 _NO_MORE = (None, (), (), (), ())
 
 
@@ -152,26 +151,29 @@ class FarSide:
 
     def _take(self, frame: wire.Frame) -> None:
         envelope: Envelope = marshal.loads(frame.parts[0])  # noqa: S302 - from the process that started us
-        self._begin(frame.seq, envelope, self._remember(envelope, frame))
+        self._begin(frame.seq, envelope, self._remember(envelope, frame) or ())
 
     def _take_many(self, frame: wire.Frame) -> None:
         head = marshal.loads(frame.parts[0])  # noqa: S302 - from the process that started us
-        token, attempt, key, deadline, strict, definitions, dropped, payloads = head
+        token, attempt, key, deadline, strict, definitions, dropped, entries = head
         if definitions or dropped:
             self._learn(definitions, dropped)
         envelope = (token, attempt, key, deadline, strict, False, (), (), (), False, False)
-        for seq, data in enumerate(payloads, frame.seq):
-            self._begin(seq, envelope, None if data is None else Parcel(data, (), True))
+        for seq, entry in enumerate(entries, frame.seq):
+            given = Parcel(entry, (), True) if type(entry) is bytes else entry
+            self._begin(seq, envelope, given, in_series=True)
 
-    def _begin(self, seq: int, envelope: Envelope, payload: Parcel | None) -> None:
-        """Run a call, if it has not been handed back."""
+    def _begin(self, seq: int, envelope: Envelope, given: Parcel | tuple[Any, ...], *, in_series: bool = False) -> None:
+        """Run a call, if it has not been handed back. ``given``: its packed payload, or its arguments alone."""
         if not self._control.begin(seq):
             return
         opening = "the process"
         try:
             process = self._process(envelope[0])
             opening = "its arguments"
-            args, kwargs, pipe, kept, variables = _NOTHING if payload is None else self._book.open(payload)
+            args, kwargs, pipe, kept, variables = (
+                self._book.open(given) if type(given) is Parcel else (given, {}, None, None, ())
+            )
             opening = "the domain"
             snapshot = self._open_snapshot() if envelope[9] else None
             opening = "config"
@@ -181,14 +183,17 @@ class FarSide:
             return
         attempt, key, deadline, strict = envelope[1:5]
         call = Call(process, args, kwargs, snapshot, config, pipe, attempt, key, deadline, self._host, strict, kept)
-        del payload, args, kwargs, pipe, snapshot, kept  # the call alone keeps them, and ends with the body
+        del given, args, kwargs, pipe, snapshot, kept  # the call alone keeps them, and ends with the body
         if envelope[5]:
             self._line.send(wire.STARTED, seq, [])
         outcome = self._run(call, variables, measure_cpu=envelope[10])
         del call
         self._control.leave_if_forked()
         self._host.flush()
-        self._answer(seq, outcome)
+        if in_series and outcome.error is None and outcome.cpu is None and is_simple(outcome.value):
+            self._line.send(wire.VALUE, seq, [marshal.dumps((outcome.value, outcome.wall))])
+        else:
+            self._answer(seq, outcome)
 
     def _process(self, token: int) -> Process[Any, Any]:
         """The process of that token."""

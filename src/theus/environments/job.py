@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import asyncio
     from contextvars import Context
 
-    from theus.environments.batch import Answer, Batch
+    from theus.environments.batch import Answer
     from theus.environments.book import Definition
     from theus.environments.peer import Peer
     from theus.errors import NotTransferable
@@ -65,15 +65,28 @@ class Job:
     config: Packed | None = None
     config_number: int = 0
     short: bool = False  #: expected to be
-    batch: Batch | None = None  #: with whose calls it may share a frame
+    left: int = 1  #: calls of it that are not answered
     measured: bool = False  #: its CPU is to be, for which a clock is read that costs more than a short call
     worker: Peer | None = None  #: the one that it was sent to
-    seq: int = 0  #: its number there
+    seq: int = 0  #: its number there; of several calls that of the first one
     since: float = 0.0  #: when it came to be the first in line there
     deadline: float | None = None  #: when it is to be stopped; once it was told to stop, when it is killed
     announced: bool = False  #: its time begins when the worker says STARTED
     reason: str = ""  #: "timeout" or "cancel" once it is to be stopped
     ended: asyncio.Future[None] | None = None  #: who abandoned it waits here until its body has ended
+
+    @property
+    def last(self) -> int:
+        """The number of its last call in the worker."""
+        return self.seq + self.left - 1
+
+    def one(self) -> Job:
+        """The call that runs or comes next, by itself."""
+        return self
+
+    def apart(self) -> list[Job]:
+        """Its calls, each by itself."""
+        return [self]
 
     def for_call(self, call: Call) -> Job:
         """The same for another call, without its arguments."""

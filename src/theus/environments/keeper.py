@@ -10,6 +10,7 @@ import logging
 import selectors
 import socket
 import threading
+from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from theus.environments.peer import Peer
     from theus.environments.pool import Pool
 
-PATIENCE = 0.005  #: seconds after which calls are taken back from behind one that was expected to be short
+PATIENCE = 0.01  #: seconds after which calls are taken back from behind one that was expected to be short
 AT_EXIT = 0.25  #: seconds that calls still running have when the program ends
 _NEVER = float("inf")
 log = logging.getLogger("theus.environments")
@@ -127,7 +128,8 @@ class Keeper:
             pool.fill(now)
             if pool.ends_at is not None and not pool.workers and not pool.dying:
                 return True
-            missing = min(pool.capacity - len(pool.workers) - len(pool.dying), len(pool.queue))
+            room = max(0, pool.capacity - len(pool.workers) - len(pool.dying))
+            missing = min(room, sum(job.left for job in islice(pool.queue, room)))
         pool.handle_loose()
         for _ in range(missing):
             self._start_worker()
@@ -144,7 +146,7 @@ class Keeper:
                 job = worker.calls[0]
                 if job.deadline is not None:
                     times.append(job.deadline)
-                if worker.calls[-1].seq > max(worker.recalled, job.seq):
+                if worker.calls[-1].last > max(worker.recalled, job.seq):
                     times.append(job.since + PATIENCE)
         return min(times, default=_NEVER)
 
@@ -195,7 +197,7 @@ class Keeper:
             return False
         job = worker.calls[0]
         return (job.deadline is not None and now >= job.deadline) or (
-            worker.calls[-1].seq > max(worker.recalled, job.seq) and now - job.since >= PATIENCE
+            worker.calls[-1].last > max(worker.recalled, job.seq) and now - job.since >= PATIENCE
         )
 
     def _start_worker(self) -> None:

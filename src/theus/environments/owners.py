@@ -4,13 +4,15 @@ A thread that reads for all made a call 1.4 times dearer. But a loop can be busy
 is in that worker or waits for one, the keeper reads as well, whoever comes first; and before it acts on a time that
 fell due, it looks whether there is an answer.
 
-While a worker has more than enough to do, its owner rests from reading: it takes many answers at once, instead of being
-woken for each. They are in the socket meanwhile, so nothing is lost with a worker that dies.
+While a worker has more than enough to do, its owner rests from reading: it takes many answers at once, of all workers that
+it rests from, instead of being woken for each. A loop that wakes takes a core from a worker, and what both had in that core's
+caches: that is dearer than what it has to do. The answers are in the socket meanwhile, so nothing is lost with a worker that dies.
 """
 
 from __future__ import annotations
 
 import asyncio
+import weakref
 from typing import TYPE_CHECKING
 
 from theus.environments.mailbox import do_all
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
     from theus.environments.peer import Peer
     from theus.environments.pool import Pool
 
-REST = 0.001  #: seconds
+REST = 0.003  #: seconds
+_WORTH_IT = 0.0002  #: the shortest one
 
 _running_loop = asyncio._get_running_loop  # None where there is none
 
@@ -30,6 +33,8 @@ class Owners:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        #: Workers from which a loop rests. Only that loop looks at its own.
+        self._resting: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[Peer]] = weakref.WeakKeyDictionary()
 
     def choose(self, keeper: Keeper, worker: Peer, loop: asyncio.AbstractEventLoop, *, alone: bool) -> None:
         """The worker was sent calls of this loop: that takes the worker over if it can, or the keeper reads too.
@@ -72,19 +77,24 @@ class Owners:
 
     def _rest(self, loop: asyncio.AbstractEventLoop, worker: Peer) -> None:
         """Read no more for a moment if the worker is busy for longer; else read when there is something."""
-        if worker.seconds_left() > REST:
+        busy = worker.seconds_left()
+        if busy > _WORTH_IT:
             if not worker.rests:
                 loop.remove_reader(worker.sock.fileno())
                 worker.rests = True
-            loop.call_later(REST, self._read_again, loop, worker)
+            resting = self._resting.setdefault(loop, [])
+            if not resting:
+                loop.call_later(min(REST, busy), self._read_again, loop)
+            resting.append(worker)
         elif worker.rests:
             worker.rests = False
             loop.add_reader(worker.sock.fileno(), self._read_on, loop, worker)
 
-    def _read_again(self, loop: asyncio.AbstractEventLoop, worker: Peer) -> None:
+    def _read_again(self, loop: asyncio.AbstractEventLoop) -> None:
         """On the owner, without the lock: the rest is over."""
-        if worker.owner is loop:
-            self._read_on(loop, worker)
+        for worker in self._resting.pop(loop):
+            if worker.owner is loop:
+                self._read_on(loop, worker)
 
     def part(self, worker: Peer) -> None:
         """The worker has been reaped: have its socket closed where nobody reads it any more."""

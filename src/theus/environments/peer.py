@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from theus.environments import wire
+from theus.environments.batch import Series
 from theus.environments.near_blocks import Blocks, Ledger
 from theus.environments.parcel import Parcel, Shape, ship, unship
 from theus.errors import NotTransferable
@@ -93,6 +94,7 @@ class Peer:
         self.watched = False  #: the keeper reads it (too)
         self.events = 0  #: what the keeper's selector waits for
         self.calls: deque[Job] = deque()  #: sent and not answered; the first one runs
+        self.held = 0  #: calls in them
         self.done = 0  #: calls answered
         self.ready = False  #: it has said READY
         self.ending = False  #: takes no more calls
@@ -123,11 +125,11 @@ class Peer:
     def seconds_left(self) -> float:
         """How long it will be busy with calls that came together, as far as is known."""
         last = self.calls[-1] if self.calls else None
-        return 0.0 if last is None or last.batch is None else len(self.calls) * (last.definition.seconds or 0.0)
+        return self.held * last.pace if isinstance(last, Series) else 0.0
 
     def is_full(self, limits: Limits) -> bool:
         """Whether it has as many calls as it may take in its life."""
-        return limits.calls is not None and self.done + len(self.calls) >= limits.calls
+        return limits.calls is not None and self.done + self.held >= limits.calls
 
     def is_spent(self, limits: Limits) -> bool:
         """Whether it is to be replaced."""
@@ -177,6 +179,7 @@ class Peer:
         job.seq = self.seq
         job.worker = self
         self.calls.append(job)
+        self.held += 1
         parts: list[wire.Bytes] = [b""]
         shapes: list[Shape | None] = []
         descriptors: list[int] = []
@@ -195,27 +198,26 @@ class Peer:
             )
         )
         # A worker that has something to do need not hear of the next call at once: several go in one system call.
-        self.post(wire.CALL, self.seq, parts, descriptors, later=len(self.calls) > 1)
+        self.post(wire.CALL, self.seq, parts, descriptors, later=self.held > 1)
 
-    def send_calls(self, jobs: Sequence[Job]) -> None:
+    def send_series(self, series: Series) -> None:
         """Send calls of one batch in one frame."""
-        first = jobs[0]
-        token = first.definition.token
+        token = series.definition.token
         self._loaded.add(token)
-        first_seq = self.seq + 1
-        for job in jobs:
-            self.seq = job.seq = self.seq + 1
-            job.worker = self
-        envelope = marshal.dumps(
-            (
-                *(token, *first.numbers, self._unknown(first.needs), self.dropped),
-                [None if job.payload is None else job.payload.parcel.data for job in jobs],
-            )
-        )
-        self.dropped = []
-        later = bool(self.calls)
-        self.calls.extend(jobs)
-        self.post(wire.CALLS, first_seq, [envelope], later=later)
+        series.seq = self.seq + 1
+        series.worker = self
+        self.seq = series.last
+        dropped, self.dropped = self.dropped, []
+        envelope = (token, *series.numbers, self._unknown(series.needs), dropped, series.waiting())
+        later = self.held > 0
+        self.calls.append(series)
+        self.held += series.left
+        self.post(wire.CALLS, series.seq, [marshal.dumps(envelope)], later=later)
+
+    def take_off(self, job: Job) -> None:
+        """It has nothing of this job any more."""
+        self.calls.remove(job)
+        self.held -= job.left
 
     def _send_ahead(self, job: Job, name: str) -> None:
         """Send a part that a call will probably need, or what leads to it from what the worker has."""

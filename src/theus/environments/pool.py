@@ -36,13 +36,14 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from theus.environments import wire
+from theus.environments.batch import Series
 from theus.environments.keeper import AT_EXIT, PATIENCE, Keeper
 from theus.environments.losses import Kind, broken, closed, not_started
 from theus.environments.mailbox import CombiningLock, Mailbox, Post, do_all, guarded
@@ -59,7 +60,8 @@ if TYPE_CHECKING:
 POLITE = 0.2  #: seconds that an interrupted body has to unwind before its process is killed
 LOADING = 60.0  #: seconds on top of its timeout that a process's first call in a worker has, to import its modules
 AHEAD = 8  #: calls that a worker may hold, the one that runs included
-LINE = 0.002  #: seconds of work that a worker may hold instead, of calls that came together
+LINE = 0.006  #: seconds of work that a worker may hold instead, of calls that came together
+MOST_AHEAD = 256  #: of those
 _ROUNDS = 16  # reads in a row for one worker before others have their turn
 log = logging.getLogger("theus.environments")
 
@@ -184,7 +186,7 @@ class Pool:
             if self.ends_at is None:
                 queue.append(job)
             else:
-                self.post.settle(job, closed(job, self.kind))
+                self._close(job)
         if not others:
             self.fill(monotonic())
         loop = None
@@ -195,7 +197,7 @@ class Pool:
                     loop = job.loop
                 except OSError as error:  # no descriptors left for a keeper
                     queue.remove(job)
-                    self.post.settle(job, not_started(job, error, self.kind))
+                    self._do_not_start(job, error)
 
     def _expect(self, job: Job) -> None:
         """A job waits: see to it that there will be a worker, and that it is noticed when one is free."""
@@ -223,14 +225,13 @@ class Pool:
             if worker is None:
                 queue.appendleft(first)
                 return
-            jobs = [first]
-            if first.batch is not None and first.short:
-                room = self._room(worker, first)
-                while len(jobs) < room and queue and queue[0].batch is first.batch:
-                    job = queue.popleft()
-                    if not job.reason:
-                        jobs.append(job)
-            self._send(worker, jobs, now)
+            if isinstance(first, Series):
+                count = self._room(worker, first)
+                if count < first.left:
+                    head = first.take_head(count)
+                    queue.append(first)  # the rest has its turn when all others have had theirs
+                    first = head
+            self._send(worker, first, now)
 
     def tidy(self) -> None:
         """Have the workers let go of values that are gone here; keep only so much free memory."""
@@ -245,8 +246,15 @@ class Pool:
     def fail_first(self, error: OSError) -> None:
         """There can be no worker for the job that waits longest."""
         if self.queue:
-            job = self.queue.popleft()
-            self.post.settle(job, not_started(job, error, self.kind))
+            self._do_not_start(self.queue.popleft(), error)
+
+    def _do_not_start(self, job: Job, error: OSError) -> None:
+        for one in job.apart():
+            self.post.settle(one, not_started(one, error, self.kind))
+
+    def _close(self, job: Job) -> None:
+        for one in job.apart():
+            self.post.settle(one, closed(one, self.kind))
 
     def _choose(self, job: Job, now: float) -> Peer | None:
         """The worker for a job: one that is free, or soon will be."""
@@ -255,11 +263,13 @@ class Pool:
                 return worker
         return self._soonest(job, now) if job.short and len(self.workers) >= self.capacity else None
 
-    def _room(self, worker: Peer, job: Job) -> int:
-        """How many calls such as this one a worker takes now."""
-        room = _most(job) - len(worker.calls)
+    def _room(self, worker: Peer, series: Series) -> int:
+        """How many calls of a series a worker is given now."""
+        room = _most(series) - worker.held if series.short else 1
         most = self._limits.calls
-        return room if most is None else min(room, most - worker.done - len(worker.calls))
+        if most is not None:
+            room = min(room, most - worker.done - worker.held)
+        return min(room, -(-series.left // self.capacity))  # not all that is left: another may end sooner
 
     def _soonest(self, job: Job, now: float) -> Peer | None:
         """The worker with the shortest line of short calls."""
@@ -267,34 +277,32 @@ class Pool:
         most = _most(job)
         for worker in self.workers:
             calls = worker.calls
-            if len(calls) < (len(found.calls) if found is not None else most) and not worker.ending:
+            if worker.held < (found.held if found is not None else most) and not worker.ending:
                 if worker.is_full(self._limits):
                     continue
                 if worker.ready and calls[0].short and now - calls[0].since < PATIENCE:  # behind it are only short ones
                     found = worker
         return found
 
-    def _send(self, worker: Peer, jobs: Sequence[Job], now: float) -> None:
-        """Send jobs that may share a frame."""
+    def _send(self, worker: Peer, job: Job, now: float) -> None:
         if self._dropped:
             self._pass_on_dropped()
-        job = jobs[0]
         alone = not worker.calls
         try:
             worker.set_up(*self._set_up())
-            if job.batch is None:
-                worker.send_call(job)
+            if isinstance(job, Series):
+                worker.send_series(job)
             else:
-                worker.send_calls(jobs)
+                worker.send_call(job)
         except FAULTS as error:
-            for job in jobs:
-                self.post.settle(job, error)
+            for one in job.apart():
+                self.post.settle(one, error)
             return
         keeper = self.keeper
         assert keeper is not None
         if worker.watched or worker.owner is not job.loop:
             self._owners.choose(keeper, worker, job.loop, alone=alone)
-        if len(worker.calls) > 1:
+        if worker.held > 1:
             keeper.due(now + PATIENCE)
         if alone:
             self._begin(worker, now)
@@ -330,7 +338,7 @@ class Pool:
         job.since = now
         if worker.unsent:
             self._flush_one(worker)
-        if job.reason and not worker.ending:  # abandoned while it waited, and too late to be called back
+        if job.reason:  # abandoned while it waited, and too late to be called back
             self.interrupt(worker, now)
         elif job.timeout is not None:
             self._set_deadline(job, now + job.timeout + (LOADING if job.announced or not worker.ready else 0.0))
@@ -356,9 +364,16 @@ class Pool:
         worker.end(job.seq)
 
     def _take_back(self, worker: Peer, first: int, last: int, now: float) -> None:
-        back = [job for job in worker.calls if first <= job.seq <= last]
+        back: list[Job] = []
+        for job in [job for job in worker.calls if job.last >= first and job.seq <= last]:
+            if isinstance(job, Series) and job.seq < first:  # its first call runs
+                rest = job.take_tail(first - job.seq)
+                worker.held -= rest.left
+                back.append(rest)
+            else:
+                worker.take_off(job)
+                back.append(job)
         for job in reversed(back):
-            worker.calls.remove(job)
             self._put_back(job)
         if worker.calls and worker.calls[0].reason and not worker.ending:
             self.interrupt(worker, now)
@@ -368,7 +383,7 @@ class Pool:
         job.worker = None
         job.deadline = None
         if job.reason or self.ends_at is not None:
-            self.post.settle(job, closed(job, self.kind))
+            self._close(job)
         else:
             self.queue.appendleft(job)
             self._expect(job)
@@ -401,14 +416,20 @@ class Pool:
 
     def _hear(self, worker: Peer, frame: wire.Frame, now: float) -> None:
         kind = frame.kind
-        if kind == wire.DONE or kind == wire.FAILED:
+        if kind == wire.VALUE or kind == wire.DONE or kind == wire.FAILED:
             job = worker.calls[0]
             if job.seq != frame.seq:
                 raise ValueError(f"an answer to call {frame.seq} while {job.seq} runs")
-            worker.calls.popleft()
+            worker.held -= 1
             worker.done += 1
-            answer = worker.parcel(frame)
-            self.post.settle(job, job.refusal or (kind, answer, worker.number))
+            if kind == wire.VALUE:
+                assert isinstance(job, Series)
+                self._take_value(job, frame, worker)
+            else:
+                one = job.one()
+                self.post.settle(one, one.refusal or (kind, worker.parcel(frame), worker.number))
+            if not job.left or not isinstance(job, Series):
+                worker.calls.popleft()
             if not worker.ending and worker.is_spent(self._limits):
                 worker.end(0)
             if worker.calls:
@@ -439,6 +460,17 @@ class Pool:
             self._take_back(worker, frame.seq, wire.read_number(frame.parts[0]), now)
         else:
             raise ValueError(f"a message of kind {kind}")
+
+    def _take_value(self, series: Series, frame: wire.Frame, worker: Peer) -> None:
+        if not series.reason:
+            values = series.batch.values
+            value, seconds = marshal.loads(frame.parts[0])  # noqa: S302 - from a process that we started
+            values.append((series.place, value, seconds, worker.number))
+            if len(values) == 1:  # else somebody is on the way to take them
+                self.post.deliver(series.loop, series.batch.take_values)
+        series.went_on()
+        if not series.left and series.ended is not None:
+            self.post.settle(series, None)
 
     def _fetch(self, worker: Peer, seq: int, name: str, number: int) -> None:
         """A body waits for a part of its domain."""
@@ -475,8 +507,13 @@ class Pool:
     def bury(self, worker: Peer) -> None:
         """The worker has been reaped: settle what it had."""
         self.dying.remove(worker)
-        first = worker.calls.popleft() if worker.calls else None
-        for job in reversed(worker.calls):
+        behind = list(worker.calls)
+        worker.calls.clear()
+        worker.held = 0
+        first = behind[0].one() if behind else None
+        if behind and (first is behind[0] or not behind[0].left):
+            del behind[0]
+        for job in reversed(behind):
             self._put_back(job)
         if first is not None:
             if worker.carrier.is_lost or (not first.reason and self.ends_at is None):
@@ -497,8 +534,7 @@ class Pool:
             return
         self.ends_at = ends_at
         while self.queue:
-            job = self.queue.popleft()
-            self.post.settle(job, closed(job, self.kind))
+            self._close(self.queue.popleft())
         for worker in self.workers:
             if not worker.ending:
                 worker.end(0)
@@ -508,7 +544,7 @@ class Pool:
         for worker in [*self.workers, *self.dying]:
             worker.kill()
             for job in worker.calls:
-                self.post.settle(job, closed(job, self.kind))
+                self._close(job)
         self.begin_closing(0.0)
 
     def release(self) -> None:
@@ -531,8 +567,7 @@ class Pool:
 
 def _most(job: Job) -> int:
     """How many calls such as this one a worker may hold."""
-    seconds = job.definition.seconds
-    return max(AHEAD, int(LINE / seconds)) if job.batch is not None and seconds else AHEAD
+    return min(max(2, int(LINE / job.pace)), MOST_AHEAD) if isinstance(job, Series) else AHEAD
 
 
 def _at_exit(ref: weakref.ref[Pool]) -> None:

@@ -24,6 +24,7 @@ message      way       content
 ``LOG``      far→near  a log record
 ``FETCH``    far→near  the body waits for a field of its domain
 ``DONE``     far→near  the outcome of a call
+``VALUE``    far→near  the same of one of CALLS that has a simple value and nothing else: value, seconds (marshal)
 ``FAILED``   far→near  a value could not cross: what, and why
 ``RETURNED`` far→near  calls that had not begun are given back: ``seq`` … the number in the part
 ``RECALL``   control   give back what has not begun, up to ``seq``
@@ -53,7 +54,7 @@ from typing import Any, NamedTuple
 from theus.state.values import FIXED
 
 SETUP, CALL, END, BLOCKS, PART, CALLS = 1, 2, 3, 4, 5, 6
-READY, STARTED, REPORT, LOG, DONE, FAILED, RETURNED, FETCH = 11, 12, 13, 14, 15, 16, 17, 18
+READY, STARTED, REPORT, LOG, DONE, FAILED, RETURNED, FETCH, VALUE = 11, 12, 13, 14, 15, 16, 17, 18, 19
 RECALL, STOP = 21, 22
 
 PLAIN = 1  #: flag: one part, a pickle that names no definitions, so the C function ``pickle.loads`` will do

@@ -25,22 +25,23 @@ import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context, copy_context
+from functools import partial
 from time import thread_time
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from theus.environments import price, wire
-from theus.environments.batch import Answer, Batch
+from theus.environments.batch import Answer, Batch, Entry, Series, Value
 from theus.environments.book import Book, Needs, told
 from theus.environments.cpus import usable_cpus
 from theus.environments.faults import culprit, open_error, text_of
-from theus.environments.job import SHORT, Job, Packed
+from theus.environments.job import SHORT, SMALL, Job, Packed
 from theus.environments.logs import Levels, LevelWatch, handle, levels
 from theus.environments.losses import Kind
 from theus.environments.near_parts import NearParts, named, touched
-from theus.environments.parcel import FAULTS, PROTOCOL, SIMPLE, Parcel, is_simple
+from theus.environments.parcel import FAULTS, PROTOCOL, SIMPLE, TEXTS, Parcel, is_simple
 from theus.environments.parts import WHOLE, entries_of
 from theus.environments.peer import Limits
-from theus.environments.pool import Pool
+from theus.environments.pool import LINE, Pool
 from theus.environments.variables import Variables
 from theus.environments.worker_process import WorkerProcess
 from theus.errors import NotTransferable
@@ -48,6 +49,7 @@ from theus.protocols import Outcome
 from theus.state.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from theus.environments.book import Definition
     from theus.environments.peer import Carrier
     from theus.processes import Process
     from theus.protocols import Call
@@ -55,8 +57,8 @@ if TYPE_CHECKING:
 __all__ = ["WorkerEnvironment", "WorkerInfo", "usable_cpus"]
 
 NO_LIMITS = Limits()
-_TOGETHER = 0.001  #: seconds of work that are worth a frame
-_MOST_TOGETHER = 256  #: calls in a frame
+_TOGETHER = 0.02  #: seconds of work in a batch
+_MOST_TOGETHER = 1024  #: calls in one
 
 
 class WorkerInfo(NamedTuple):
@@ -150,9 +152,11 @@ class WorkerEnvironment:
         return outcome
 
     def at_once(self, process: Process[Any, Any]) -> int:
-        """How many calls of a process should be made at once: so many as take a millisecond, if that is known."""
+        """How many calls of a process should be made at once: what keeps a worker busy for a while, if that is known."""
         seconds = self._book.seconds(process.root if process.fn is process.root.fn else process)
-        return min(int(_TOGETHER / seconds), _MOST_TOGETHER) if seconds else 1
+        if not seconds or seconds > LINE / 2:
+            return 1
+        return min(int(_TOGETHER / seconds), _MOST_TOGETHER)
 
     async def run_many(self, calls: Sequence[Call], take: Callable[[int, Outcome], bool]) -> None:
         """Run calls of one process that takes no context and has no timeout, as ``run`` does.
@@ -161,37 +165,53 @@ class WorkerEnvironment:
         the others are stopped.
         """
         self._note_fork()
-        first = self._start(calls[0])
-        variables = self._travelling(first.context)
-
-        def open_answer(place: int, job: Job, answer: Any) -> bool:
-            if isinstance(answer, BaseException):
-                return take(place, Outcome(error=answer))
-            try:
-                return take(place, self._outcome(job.call, job, *answer))
-            except NotTransferable as failure:
-                return take(place, Outcome(error=failure))
-
-        batch = Batch(first.loop.create_future(), open_answer)
-        batch.jobs = {place: first.for_call(call) for place, call in enumerate(calls)}
+        like = self._start(calls[0])
+        definition = like.definition
+        like.short = definition.seconds is not None and definition.seconds <= LINE / 2
+        batch = Batch(
+            calls,
+            like.loop.create_future(),
+            take,
+            lambda call, answer: self._outcome(call, like, *answer),
+            partial(self._outcome_of, definition),
+        )
+        jobs = self._part(batch, like)
         try:
-            for place, job in list(batch.jobs.items()):
-                job.future = Answer(batch, place)
-                try:
-                    job.payload = self._pack_payload(job.call, variables)
-                except NotTransferable as failure:
-                    batch.answered(place, failure)
-                else:
-                    if job.payload is None or job.payload.is_small:
-                        job.batch = batch
-            self._pool.submit(list(batch.jobs.values()))
-            await batch.over
+            if not batch.over.done():
+                self._pool.submit(jobs)
+                await batch.over
         finally:
-            if batch.jobs:
-                left = list(batch.jobs.values())
-                batch.jobs.clear()
-                for ended in self._pool.abandon(left):
+            if batch.left:
+                for ended in self._pool.abandon(batch.jobs):
                     await ended
+
+    def _part(self, batch: Batch, like: Job) -> list[Job]:
+        """The jobs of a batch: series of small calls, and big ones one by one. What cannot cross has its answer already."""
+        jobs: list[Job] = []
+        series: Series | None = None
+        variables = self._travelling(like.context)
+        for place, call in enumerate(batch.calls):
+            entry: Entry = call.args
+            if variables or call.kwargs or call.kept or not all(map(_is_tiny, call.args)):
+                try:
+                    payload = self._pack_payload(call, variables)
+                except NotTransferable as failure:
+                    series = None
+                    batch.answered(place, failure)
+                    continue
+                if payload is not None and not payload.is_small:
+                    series = None
+                    jobs.append(alone := like.for_call(call))
+                    alone.payload, alone.future = payload, Answer(batch, place)
+                    batch.jobs.add(alone)
+                    continue
+                if payload is not None:
+                    assert isinstance(payload.parcel.data, bytes)  # it is small
+                    entry = payload.parcel.data
+            if series is None:
+                jobs.append(series := Series(like, batch, place, []))
+            series.add(entry)
+        return jobs
 
     def _note_fork(self) -> None:
         if self._pid != os.getpid():  # this process was forked off; the workers are the parent's
@@ -395,6 +415,13 @@ class WorkerEnvironment:
             value, raised, base, reads, ops, messages, emits, wall, cpu, self.place.format(number), violations, kept
         )
 
+    def _outcome_of(self, definition: Definition, value: Value) -> Outcome:
+        """Of a call that gave a simple value, and nothing else."""
+        _, given, wall, number = value
+        before = definition.seconds
+        definition.seconds = wall if before is None else 0.7 * before + 0.3 * wall
+        return Outcome(value=given, wall=wall, place=self.place.format(number))
+
     def _failed(self, process: str, what: str, reason: str, does_not_load: bool) -> NotTransferable:
         return NotTransferable(
             f"process {process!r} went to a {self.noun}, but this cannot cross: {what} ({reason}). "
@@ -450,6 +477,11 @@ class SetUp:
             return self._book.pack(factory, needs)
         except FAULTS as error:
             return text_of(error)
+
+
+def _is_tiny(value: Any) -> bool:
+    kind = type(value)
+    return kind in SIMPLE and (kind not in TEXTS or len(value) <= SMALL)
 
 
 def _directory() -> str | None:

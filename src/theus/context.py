@@ -347,7 +347,8 @@ class Attempt:
             )
         transaction = self.transaction
         if transaction is None:
-            grant = grant_of(call) if process.contract.declared else None
+            contract = process.contract
+            grant = _grant_of(call) if contract.is_bound else contract.fixed
             transaction = Transaction(snapshot, process.name, grant, None if call.strict else self._tolerated())
             self.transaction = transaction
         self.domain = domain = transaction.domain
@@ -407,7 +408,8 @@ class Attempt:
     def join(self, transaction: Transaction) -> None:
         """Work on a part of a commit that is being made: for a message to state."""
         call = self.open("domain")
-        grant = grant_of(call) if call.process.contract.declared else None
+        contract = call.process.contract
+        grant = _grant_of(call) if contract.is_bound else contract.fixed
         self.transaction = transaction.part(call.process.name, grant, None if call.strict else self._tolerated())
 
     def leave(self, transaction: Transaction) -> None:
@@ -444,10 +446,10 @@ class _Running:
         self.end = end
 
 
-def grant_of(call: Call) -> Grant | None:
+def _grant_of(call: Call) -> Grant | None:
     """What this call may read and write: the contract with its ``{arguments}`` filled in."""
-    contract = call.process.contract
-    return contract.grant(call.process.arguments(call.args, call.kwargs) if contract.is_bound else {})
+    process = call.process
+    return process.contract.grant(process.arguments(call.args, call.kwargs))
 
 
 def _names() -> set[str]:

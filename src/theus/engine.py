@@ -438,8 +438,8 @@ class Engine(Generic[D]):
     async def _execute(self, run: Run[Any], start: _Start) -> Any:
         """The core of a run: to its end, whatever that is."""
         step = run.step
-        listening = run.listeners
-        started = self.clock.now() if listening else 0.0
+        # Whoever has a handle may begin to listen at any time.
+        started = self.clock.now() if run.listeners or not run.blocking else 0.0
         error: BaseException | None = None
         loop = None
         try:
@@ -448,10 +448,10 @@ class Engine(Generic[D]):
                 if not self.debug:
                     loop = asyncio.get_running_loop()
                     self._watchdog.enter(loop)
+            if run.listeners:
+                self.tell(run, RunStarted(at=started, run_id=run.id, target=step.name))
             if not self._is_ready:
                 await self._open(blocking=run.blocking)
-            if listening:
-                self.tell(run, RunStarted(at=started, run_id=run.id, target=step.name))
             if run.durable:
                 from theus.journal import run_recorded
 

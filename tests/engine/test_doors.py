@@ -98,6 +98,28 @@ class TestSameFromEverywhere:
             self.check(engine, engine.run(target, sku="tea"))
 
 
+def test_who_listens_later_is_told_how_long_the_run_took():
+    async def main() -> None:
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def waits(ctx: Context[Shop]) -> None:
+            begun.set()
+            await go_on.wait()
+
+        clock = FakeClock()
+        clock.advance(1000.0)
+        async with Engine(Shop(), clock=clock) as engine:
+            run = engine.submit(process(waits))
+            await begun.wait()
+            events = run.events()
+            clock.advance(2.0)
+            go_on.set()
+            last = [event async for event in events][-1]
+            assert (type(last).__name__, last.seconds) == ("RunEnded", 2.0)
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("step", [place, place_later])
 def test_a_blocking_call_on_a_loop_warns_with_the_callers_line(engine, step):
     async def main() -> None:

@@ -349,6 +349,8 @@ class Contract:
         "_patterns",
         "declared",
         "exclusive",
+        "fixed",
+        "is_bound",
         "parameters",
         "process",
         "reads",
@@ -378,6 +380,9 @@ class Contract:
             root.add(pattern, write=write)
         self._grant = Grant([root], False, False)
         self._grant.contract = self
+        self.is_bound = self._grant.is_bound  #: a pattern asks for an argument of the call
+        #: what every call may touch, if it does not depend on its arguments; None: everything
+        self.fixed = None if self.is_bound or not self.declared else self._grant
 
     @classmethod
     def parse(
@@ -402,16 +407,9 @@ class Contract:
             read("exclusive", exclusive),
         )
 
-    @property
-    def is_bound(self) -> bool:
-        """Whether a pattern asks for an argument of the call."""
-        return self._grant.is_bound
-
     def grant(self, arguments: Mapping[str, Any]) -> Grant | None:
         """What a call with these arguments may touch; ``None``: everything."""
-        if self.reads is None:
-            return None
-        return _Bound(self._grant, arguments) if self._grant.is_bound else self._grant
+        return _Bound(self._grant, arguments) if self.is_bound else self.fixed
 
     def tickets(self, arguments: Mapping[str, Any]) -> tuple[Path, ...]:
         """The paths of ``exclusive=`` for these arguments; ``*`` stays as the text ``"*"``."""

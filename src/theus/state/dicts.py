@@ -302,7 +302,7 @@ class DictDraft(DictFace, Node):
         for key, state in self._written.items():
             if type(key) not in LEAVES:
                 key = plain(key)
-            place = (*path, key)
+            place = path + (key,)  # noqa: RUF005  (half the price)
             if state != _SET:
                 operations.append(("del", place))
             if state != _GONE:
@@ -339,9 +339,6 @@ class DictDraft(DictFace, Node):
         self._parent = end
         self._grant = end
         self._base = end
-        self._reads = end
-        self._shape = end
-        self._deep = end
         self._known = end
         self._written = end
         self._size = end

@@ -278,11 +278,10 @@ class ListDraft(ListFace, Node):
         for index in self._written:
             operations.append(("set", (*path, index), ingest(self._known[index], (*path, index), process)))
         if self._tail:
-            size = len(self._base)
-            values = [
-                value if type(value) in LEAVES else ingest(value, (*path, size + place), process)
-                for place, value in enumerate(self._tail)
-            ]
+            values = list(self._tail)
+            if not LEAVES.issuperset(map(type, values)):
+                size = len(self._base)
+                values = [ingest(value, (*path, size + place), process) for place, value in enumerate(values)]
             operations.append(("append", path, values))
 
     def _built(self) -> Any:
@@ -320,14 +319,9 @@ class ListDraft(ListFace, Node):
         self._parent = end
         self._grant = end
         self._base = end
-        self._reads = end
-        self._shape = end
-        self._deep = end
         self._known = end
-        self._written = end
         self._tail = end
         self._own = end
-        self._derived = end
 
 
 class DequeDraft(ListDraft):

@@ -208,7 +208,7 @@ class SetDraft(SetFace, Node):
         return members if type(self._base) in SETS else copy_as(self._base, members)
 
     def _close(self, end: Any) -> None:
-        self._tx = self._parent = self._grant = self._base = self._reads = self._shape = self._deep = end
+        self._tx = self._parent = self._grant = self._base = end
         self._included = self._discarded = self._size = self._whole = end
 
 

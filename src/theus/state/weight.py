@@ -23,10 +23,10 @@ def weigh(value: Any) -> int:
     if cls in _TEXTS:
         return LIGHT + len(value)
     if cls in _MANY:
-        total = 0
-        for item in islice(value.values() if cls in DICTS else value, LOOKED_AT):
-            total += LIGHT if type(item) in SMALL else weigh(item)
-        return LIGHT + (total if len(value) <= LOOKED_AT else total * len(value) // LOOKED_AT)
+        items = list(islice(value.values() if cls in DICTS else value, LOOKED_AT))
+        if SMALL.issuperset(map(type, items)):
+            return LIGHT * (1 + len(value))
+        return LIGHT + sum(map(weigh, items)) * len(value) // len(items)
     size = getattr(value, "nbytes", None)
     if isinstance(size, int):
         return LIGHT + size

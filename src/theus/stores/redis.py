@@ -148,6 +148,7 @@ class RedisDriver(ServerDriver):
         super().__init__(rest, ours.get("wait", WAIT))
         self._client = self._make_client()
         self._listener = self._make_client()  # the follower's own
+        self._appending: Any = None  #: a connection
         self._news: Any = None
         self._hears = False  #: the server has said that we listen
         self._keep_script = self._client.register_script(_KEEP)
@@ -176,8 +177,7 @@ class RedisDriver(ServerDriver):
         counts = [len(batch.expected), len(batch.records), int(self._hears)]
         records = [part for each in (batch.expected, batch.records) for one in each.items() for part in _named(*one)]
         entries = [_pack((one.author, one.at, one.ops, packed_records(one))) for one in batch.entries]
-        keys = [self._head, self._log, self._record, self._index, self._channel]
-        first, *more = self._run_append(len(keys), *keys, *head, *counts, *records, *entries)
+        first, *more = self._run_append([*head, *counts, *records, *entries])
         if first >= 0:
             return first, [_entry(*one) for one in more[0]]
         if first == -3:
@@ -245,6 +245,8 @@ class RedisDriver(ServerDriver):
             self._try(self._client.publish, self._channel, "closing")  # wakes our own follower
         except (Down, Lost):
             pass  # it looks by itself, each second
+        if self._appending is not None:
+            self._appending.disconnect()
         self._client.connection_pool.disconnect(inuse_connections=False)  # the follower may be reading
 
     # --- talking ---
@@ -269,16 +271,16 @@ class RedisDriver(ServerDriver):
         except redis.exceptions.RedisError as error:
             raise StoreError(f"{self.shown} failed: {error}") from error
 
-    def _run_append(self, *arguments: Any) -> Any:
+    def _run_append(self, arguments: Sequence[Any]) -> Any:
         """One call of the script. First the connection, so that what fails after that was sent."""
-        pool = self._client.connection_pool
         try:
-            connection = pool.get_connection()
+            connection = self._connected()
         except (redis.exceptions.RedisError, OSError) as error:
             raise Down(str(error)) from error
+        keys = [self._head, self._log, self._record, self._index, self._channel]
 
-        def ask(*command: Any) -> Any:
-            connection.send_command(*command, *arguments)
+        def ask(*script: str) -> Any:
+            connection.send_packed_command([_command([*script, len(keys), *keys, *arguments])])
             return connection.read_response()
 
         def run() -> Any:
@@ -287,10 +289,23 @@ class RedisDriver(ServerDriver):
             except redis.exceptions.NoScriptError:
                 return ask("EVAL", _APPEND)
 
+        return self._try(run)
+
+    def _connected(self) -> Any:
+        """The connection of who appends. The client's own pool looks after each command, which costs as much as our script."""
+        if self._appending is None:
+            self._appending = self._client.connection_pool.get_connection()
+            return self._appending
+        connection = self._appending
+        connection.connect()
         try:
-            return self._try(run)
-        finally:
-            pool.release(connection)
+            is_cut = connection.can_read()  # there is nothing to read but its end
+        except (redis.exceptions.RedisError, OSError):
+            is_cut = True
+        if is_cut:
+            connection.disconnect()
+            connection.connect()
+        return connection
 
     def _snapshots(self) -> tuple[Version, Version]:
         """The oldest and the newest."""
@@ -336,6 +351,15 @@ class RedisDriver(ServerDriver):
 
 def _name(kind: str, key: str) -> bytes:
     return f"{kind}\0{key}".encode()
+
+
+def _command(parts: Sequence[Any]) -> bytes:
+    """As it goes over the wire; the client's own way takes several times as long."""
+    packed = [b"*%d\r\n" % len(parts)]
+    for part in parts:
+        data = part if type(part) is bytes else str(part).encode()
+        packed.append(b"$%d\r\n%b\r\n" % (len(data), data))
+    return b"".join(packed)
 
 
 def _named(place: tuple[str, str], value: bytes | None) -> tuple[bytes, bytes]:

@@ -22,7 +22,7 @@ from theus.errors import CommitUnknown, DefinitionError, StoreUnavailable
 from theus.protocols import Version
 from theus.stores.driver import Entry, Make, Proposed
 
-REST = 0.002  #: seconds between two looks of a follower at what its own engine appended
+REST = 0.005  #: seconds between two looks of a follower at what its own engine appended
 LOOK = 1.0  #: seconds after which a follower looks by itself, in case a message was lost
 WAIT = 10.0  #: seconds for which a server that is away is asked again
 PART = 2**22  #: bytes of a snapshot that are sent at once

@@ -143,7 +143,7 @@ class Engine(Generic[D]):
         self.keeps_runs = store is not None  #: else nothing outlives the engine, and a run_id is only a name
         self.threads = ThreadEnvironment(self.clock)
         self._ticker = Ticker()
-        self.meters = (Meter(), Meter(self._ticker))
+        self.meters = (Meter(), Meter(self._ticker), Meter(self._ticker, witness=True))
         self.tickets = Tickets()
         self._asked_workers = workers
         self._worker_limits = (max_tasks_per_worker, max_worker_rss)

@@ -17,6 +17,7 @@ from theus.placement import (
     Placement,
     bound_to_loop,
     is_free,
+    is_mutable,
     is_worth_asking,
     next_place,
     place,
@@ -49,12 +50,19 @@ async def look_again(attempts: Attempts, call: Call, outcome: Outcome, profile: 
     if attempts.run.blocking or attempts.engine.debug or not is_free(process):
         return
     profile.shares = profile.shares or any(map(_may_be_shared, (*call.args, *call.kwargs.values())))
+    if outcome.changed is not None:
+        profile.witnessed = True
+        if outcome.changed:
+            profile.refused[PARALLEL] = f"it changes its {outcome.changed} in place, which would be a copy there"
     if placement.environment == "inline" and outcome.wall > BOUND:
         profile.stalls += 1
     known = profile.known()
     if is_worth_asking(process, known):
-        await _ask(attempts, call, outcome, profile, known.cpu)
-        known = profile.known()
+        if not profile.witnessed and any(map(is_mutable, (*call.args, *call.kwargs.values(), call.pipe))):
+            profile.witnessed, profile.measure_at = False, profile.calls  # the next call, before it is sent anywhere
+        else:
+            await _ask(attempts, call, outcome, profile, known.cpu)
+            known = profile.known()
     settle_anew(attempts, process, profile, known)
 
 

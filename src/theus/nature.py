@@ -79,6 +79,8 @@ class Profile:
     shares: bool = False  #: it was given objects that others may use at the same time
     moved: int = 0  #: bytes that a call and its result take to send
     moving: float | None = None  #: seconds that this takes
+    #: whether a call was seen to leave its arguments as they were; False: the next one is to be watched; None: nobody asked
+    witnessed: bool | None = None
     refused: dict[str, str] = field(default_factory=dict)  #: environment -> why it cannot go there
     moved_at: int = -SETTLED  #: at which of its calls it last changed its place
     touched: Touched = field(default_factory=Touched)  #: all with ``strict=False``, else what measured calls did
@@ -135,8 +137,8 @@ class Profile:
             most = outcome.moving if self.moving is None else 2 * self.moving
             self.moved, self.moving = outcome.moved, min(outcome.moving, most)
 
-    def meter(self, meters: tuple[Meter, Meter]) -> Meter:
-        """What the next call is measured with: only the CPU clock, or a ticker, too."""
+    def meter(self, meters: tuple[Meter, Meter, Meter]) -> Meter:
+        """What the next call is measured with: only the CPU clock, or a ticker, or a witness of its arguments, too."""
         recent = self.recent
         usual = sum(sample.wall for sample in recent) / (len(recent) or 1)
         if len(recent) < FIRST or (
@@ -146,6 +148,8 @@ class Profile:
         else:
             often = RARELY if usual < SHORT else min(max(SAMPLE, self.calls // 4), RARELY)
         self.measure_at = self.calls + often
+        if self.witnessed is False:
+            return meters[2]
         return meters[is_free(self.process) and (len(recent) < FIRST or usual > WORTH_A_TICKER)]
 
     def known(self) -> Known:

@@ -415,6 +415,52 @@ def test_a_loop_in_python_moves_and_a_sleep_does_not():
     assert [(event.process, event.before, event.after) for event in moved] == [("busy", "thread", "worker")]
 
 
+def notes_down(rows):
+    spin(0.02)
+    rows.append(len(rows))
+
+
+def reads_on(file):
+    spin(0.02)
+    return file.read(1)
+
+
+def counts(rows):
+    spin(0.02)
+    return len(rows)
+
+
+@with_a_lock
+def test_who_changes_its_argument_in_place_is_not_sent_to_another_core():
+    async def main(engine):
+        rows = []
+        row = await called_until(lambda row: row.refused, engine, process(notes_down), rows)
+        assert "it changes its argument 'rows' (list) in place" in row.reason
+        for _ in range(5):
+            await engine.arun(notes_down, rows)
+        assert rows == list(range(row.calls + 5))
+        again = await called_until(
+            lambda row: any(place.startswith("pid ") for place in row.places), engine, counts, [7]
+        )
+        assert again.environment == "worker"  # what it was given stays as it was
+
+    with Engine() as engine:
+        asyncio.run(main(engine))
+
+
+@with_a_lock
+def test_who_reads_from_an_open_file_is_not_sent_to_another_core(tmp_path):
+    async def main(engine, file):
+        row = await called_until(lambda row: row.refused, engine, process(reads_on), file)
+        assert "TextIOWrapper" in row.reason
+        assert await engine.arun(reads_on, file) == letters[row.calls]
+
+    letters = "".join(chr(ord("a") + number % 26) for number in range(200))
+    (tmp_path / "letters.txt").write_text(letters)
+    with Engine() as engine, (tmp_path / "letters.txt").open() as file:
+        asyncio.run(main(engine, file))
+
+
 def test_short_calls_one_after_the_other_let_the_loop_have_its_turn():
     turns = []
 

@@ -20,6 +20,7 @@ from theus.environments.blocks import LEAST
 from theus.environments.interpreter import InterpreterEnvironment
 from theus.environments.parcel import OUT_OF_BAND
 from theus.environments.shared import share
+from theus.environments.witness import Witness
 from theus.environments.worker import WorkerEnvironment
 from theus.errors import DefinitionError, EnvironmentBroken, NotTransferable
 from theus.processes import Process, as_process
@@ -506,6 +507,15 @@ def test_shared_memory_ends_with_its_last_array():
         assert bodies.blocks() == []
 
     run(main, 2)
+
+
+def test_shared_memory_is_there_to_be_written_to():
+    out, own = share(np.zeros(10)), np.zeros(10)
+    witness = Witness(make_call(Process(bodies.fill), out, own))
+    out[0] = 1
+    assert witness.changed() is None
+    own[0] = 1
+    assert witness.changed() == ("argument 'value'", np.ndarray)
 
 
 def test_shared_memory_as_a_global_is_refused():

@@ -548,3 +548,14 @@ def test_an_error_of_the_main_script_prints_its_lines(tmp_path):
     assert err.strip().endswith("ValueError: bad 3")
     assert "in outer" in err
     assert "far.py" not in err
+
+
+def test_an_open_text_file_is_not_sent_as_a_copy(run, tmp_path):
+    async def main(environment):
+        with (tmp_path / "some.txt").open() as file:
+            with pytest.raises(NotTransferable, match=r"argument 'file': a _io\.TextIOWrapper"):
+                await call(environment, lambda file: file.read(), file)
+            assert file.read() == "hello"
+
+    (tmp_path / "some.txt").write_text("hello")
+    run(main)

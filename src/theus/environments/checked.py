@@ -10,8 +10,6 @@ change is found by the first process that reads the value afterwards, which usua
 
 from __future__ import annotations
 
-import hashlib
-import pickle
 from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -20,6 +18,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from theus.environments.witness import Witness, checksum
 from theus.errors import Path, ScopeError
 from theus.state.access import show
 from theus.state.values import ARRAY, DICT, LEAF, OBJECT, SET, kind_of, parts_of
@@ -41,11 +40,11 @@ class CheckedEnvironment:
         await self._inner.start()
 
     async def run(self, call: Call) -> Outcome:
-        given = [(name, value, type(value), _checksum(value)) for name, value in _given(call)]
+        witness = Witness(call)
         opaque = self._opaque(call)
         outcome = await self._inner.run(call)
         if outcome.error is None:
-            outcome.error = _changed_argument(call, given) or self._changed_value(call, outcome, opaque)
+            outcome.error = _changed_argument(call, witness) or self._changed_value(call, outcome, opaque)
         return outcome
 
     async def stop(self, grace: float) -> None:
@@ -58,7 +57,7 @@ class CheckedEnvironment:
         found = dict(_opaque_parts(call.snapshot.root))
         known = self._sums
         self._sums = {
-            id(value): known[id(value)] if id(value) in known else (value, _checksum(value)) for value in found.values()
+            id(value): known[id(value)] if id(value) in known else (value, checksum(value)) for value in found.values()
         }
         return found
 
@@ -66,7 +65,7 @@ class CheckedEnvironment:
         for path, value in opaque.items():
             if not _was_read(path, outcome):
                 continue
-            before, now = self._sums[id(value)][1], _checksum(value)
+            before, now = self._sums[id(value)][1], checksum(value)
             if before is None or before == now:
                 continue
             self._sums[id(value)] = (value, now)
@@ -81,27 +80,18 @@ class CheckedEnvironment:
         return None
 
 
-def _given(call: Call) -> Iterator[tuple[str, Any]]:
-    names = call.process.parameters
-    for place, value in enumerate(call.args):
-        yield f"argument {names[place]!r}" if place < len(names) else f"argument {place + 1}", value
-    for name, value in call.kwargs.items():
-        yield f"argument {name!r}", value
-    if not any(value is call.pipe for value in call.args):
-        yield "ctx.pipe", call.pipe
-
-
-def _changed_argument(call: Call, given: list[tuple[str, Any, type, bytes | None]]) -> ScopeError | None:
-    for name, value, kind, before in given:
-        if before is not None and _checksum(value) != before:
-            return ScopeError(
-                f"process {call.process.name!r} has changed its {name} ({kind.__qualname__}) in place. What is handed to a "
-                "process is read-only: others may hold it too, another attempt would get it changed, and a process in a "
-                "worker changes only a copy. Change a copy, and return it.",
-                scope="pipe" if name == "ctx.pipe" else "arguments",
-                process=call.process.name,
-            )
-    return None
+def _changed_argument(call: Call, witness: Witness) -> ScopeError | None:
+    changed = witness.changed()
+    if changed is None:
+        return None
+    name, kind = changed
+    return ScopeError(
+        f"process {call.process.name!r} has changed its {name} ({kind.__qualname__}) in place. What is handed to a "
+        "process is read-only: others may hold it too, another attempt would get it changed, and a process in a "
+        "worker changes only a copy. Change a copy, and return it.",
+        scope="pipe" if name == "ctx.pipe" else "arguments",
+        process=call.process.name,
+    )
 
 
 def _was_read(path: Path, outcome: Outcome) -> bool:
@@ -111,14 +101,6 @@ def _was_read(path: Path, outcome: Outcome) -> bool:
         if path[:size] == container and (deep or (len(path) > size and path[size] in keys)):
             return True
     return False
-
-
-def _checksum(value: Any) -> bytes | None:
-    """Of all that the value consists of; None if it cannot be told."""
-    try:
-        return hashlib.blake2b(pickle.dumps(value, protocol=5), digest_size=16).digest()
-    except Exception:  # what it does when it is pickled is its own affair
-        return None
 
 
 #: leaves that nobody can change

@@ -24,6 +24,7 @@ from time import perf_counter, process_time
 from typing import TYPE_CHECKING, NamedTuple
 
 from theus.environments.runner import execute
+from theus.environments.witness import Witness
 
 if sys.platform == "linux":
     from resource import RUSAGE_THREAD, getrusage
@@ -35,19 +36,33 @@ EARLY, LATER = 0.001, 0.05  #: seconds between two ticks: at first, and at most
 GROWTH = 0.25  #: the part of the time watched so far after which it ticks again
 ALONE = 0.8  #: the part of a call's time that it computes, if it waits neither for the lock nor for anything else
 PATIENCE = 0.001  #: seconds for which a call that has ended waits for a tick that is due
+WITNESS_SECONDS = 0.1  #: of CPU that a checksum of an argument may take: what takes longer is too dear to send
 IDLE_SECONDS = 10.0  #: a ticker with nothing to watch for so long ends
 INTERVAL = 0.003  #: seconds of the interpreter's switch interval while who holds the lock is watched; by itself 0.005
 LATE = 0.3  #: of a switch interval: who asks for the lock while Python code runs gets it after one; nothing else takes so long
 
 
 class Meter:
-    """Measures calls of ``def`` processes in this process's threads."""
+    """Measures calls of ``def`` processes in this process's threads. ``witness``: and sees whether they change arguments."""
 
-    def __init__(self, ticker: Ticker | None = None) -> None:
+    def __init__(self, ticker: Ticker | None = None, *, witness: bool = False) -> None:
         self._ticker = ticker
+        self._witness = witness
 
     def measure(self, call: Call) -> Outcome:
         """Run a call and note its CPU and, with a ticker, how long it held the lock and how long it surely waited."""
+        if not self._witness:
+            return self._measure(call)
+        witness = Witness(call, WITNESS_SECONDS)
+        outcome = self._measure(call)
+        changed = witness.changed()
+        outcome.changed = "" if changed is None else f"{changed[0]} ({changed[1].__qualname__})"
+        try:
+            return outcome
+        finally:
+            del outcome, call
+
+    def _measure(self, call: Call) -> Outcome:
         ticker = self._ticker
         if ticker is None:
             return execute(call, measure_cpu=True)

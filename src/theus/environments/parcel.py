@@ -131,6 +131,8 @@ class Packer(pickle.Pickler):
             return MethodType, (value.__func__, value.__self__)
         if type(value).__name__ == "ndarray":
             return self._array(value)
+        if isinstance(value, io.TextIOWrapper):  # cloudpickle would send what is in the file
+            raise pickle.PicklingError("an open file")
         if type(value) is memoryview:
             memory = value if value.c_contiguous else value.tobytes()
             return view, (pickle.PickleBuffer(memory), value.format, value.shape)

@@ -59,7 +59,7 @@ from theus.overlap import Outlook
 from theus.placement import PARALLEL, SLOW
 from theus.portal import Exiting
 from theus.processes import Process
-from theus.protocols import Call, Commit, Committed, Conflict, NotYet, Outcome, Record, Refused
+from theus.protocols import Call, Calls, Commit, Committed, Conflict, NotYet, Outcome, Record, Refused
 from theus.schedule import NOTHING, Position
 from theus.state.access import show
 from theus.tickets import Ticket, touched
@@ -175,7 +175,7 @@ class Attempts:
         at_once = getattr(environment, "at_once", None)  # only where calls are sent away
         if at_once is None or (limit is not None and limit < environment.capacity):  # those of a batch may part
             return 1
-        number: int = min(at_once(process), left // environment.capacity)
+        number: int = min(at_once(process), left)
         return max(1, number)
 
     async def call_many(
@@ -189,21 +189,29 @@ class Attempts:
         profile = self.engine.profile(process)
         environment: Any  #: a ``Batching`` one, or ``at_once`` had said 1
         placement, environment = profile.homes[False]
-        calls: list[Call] = []
-        for index, value in enumerate(values, first):
-            args, kwargs = self._arguments(process, value)
-            calls.append(self._call(process, args, kwargs, value, 1, Position(position, index)))
+        kwargs = process.bound
+        is_given = process.pipe_parameter is not None and process.pipe_parameter not in kwargs
+
+        def make(place: int, args: tuple[Any, ...]) -> Call:
+            return self._call(process, args, kwargs, None, 1, Position(position, first + place))
+
+        calls = Calls(make, [(value,) for value in values] if is_given else [()] * len(values), kwargs)
+        listeners = self.run.listeners
         again: list[int] = []  #: their process moves back here
         failure: Exception | None = None
 
         def take(place: int, outcome: Outcome) -> bool:
             nonlocal failure
-            call, error = calls[place], outcome.error
+            error = outcome.error
+            if error is None and not listeners:
+                profile.add(outcome)
+                return settle(first + place, outcome.value, None)
+            call = calls[place]
             if error is not None and bring_back(self, process, profile, error):
                 again.append(place)
                 return True
             profile.add(outcome)
-            if self.run.listeners:
+            if listeners:
                 self._tell_end(call, placement, outcome)
             if error is None:
                 return settle(first + place, outcome.value, None)
@@ -214,9 +222,9 @@ class Attempts:
             failure = carried
             return False
 
-        if self.run.listeners:
-            for call in calls:
-                self._tell_start(call, placement)
+        if listeners:
+            for place in range(len(values)):
+                self._tell_start(calls[place], placement)
         try:
             await environment.run_many(calls, take)
             if failure is not None:
@@ -232,7 +240,7 @@ class Attempts:
         finally:
             # The traceback keeps this frame: it must not keep the failed step's values.
             del failure, values
-            calls.clear()
+            calls.forget()
 
     # --- steps that start before their turn ---
 

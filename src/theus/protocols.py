@@ -220,6 +220,32 @@ class Environment(Protocol):
         """End all that runs here; by force after ``grace`` seconds."""
 
 
+class Calls:
+    """Calls of one process, alike but for their positional arguments. Each is made when somebody asks for it.
+
+    ``make``: makes the one at a place, with these arguments.
+    """
+
+    __slots__ = ("_make", "arguments", "kwargs")
+
+    def __init__(
+        self,
+        make: Callable[[int, tuple[Any, ...]], Call],
+        arguments: list[tuple[Any, ...]],
+        kwargs: dict[str, Any],
+    ) -> None:
+        self._make = make
+        self.arguments = arguments
+        self.kwargs = kwargs
+
+    def __getitem__(self, place: int) -> Call:
+        return self._make(place, self.arguments[place] if self.arguments else ())
+
+    def forget(self) -> None:
+        """Let go of the arguments: nobody waits any more, though some may still be on their way."""
+        self.arguments = []
+
+
 class Batching(Protocol):
     """An environment that can be given many short calls at once."""
 
@@ -228,7 +254,7 @@ class Batching(Protocol):
     def at_once(self, process: Process[Any, Any]) -> int:
         """How many calls of a process should be made at once; 1: one by one."""
 
-    async def run_many(self, calls: Sequence[Call], take: Callable[[int, Outcome], bool]) -> None:
+    async def run_many(self, calls: Calls, take: Callable[[int, Outcome], bool]) -> None:
         """Run calls of one process that takes no context and has no timeout.
 
         ``take``: is called with the place of each and its outcome as soon as it has ended; if it gives False the others

@@ -13,6 +13,7 @@ from theus import Engine, each
 from theus.environments.peer import Limits, Peer
 from theus.errors import EnvironmentBroken, NotTransferable
 from theus.events import CallEnded, CallStarted
+from theus.protocols import Calls
 from theus.testing.environments import make_call
 
 
@@ -78,7 +79,8 @@ async def outcomes(environment, calls, go_on=lambda outcome: True):
         found[place] = outcome
         return go_on(outcome)
 
-    await environment.run_many(calls, take)
+    made = Calls(lambda place, _: calls[place], [call.args for call in calls], {})
+    await environment.run_many(made, take)
     return found
 
 

@@ -16,7 +16,7 @@ self-scheduling: Polychronopoulos and Kuck 1987).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from theus.environments.job import Job
@@ -26,7 +26,7 @@ from theus.protocols import Outcome
 if TYPE_CHECKING:
     import asyncio
 
-    from theus.protocols import Call
+    from theus.protocols import Call, Calls
 
 #: What a call gave, if that is simple: its place in the batch, the value, the seconds it took, the number of its worker.
 Value = tuple[int, Any, float, int]
@@ -46,17 +46,17 @@ class Batch:
 
     def __init__(
         self,
-        calls: Sequence[Call],
+        calls: Calls,
         over: asyncio.Future[None],
         take: Callable[[int, Outcome], bool],
         open_answer: Callable[[Call, Any], Outcome],
         open_value: Callable[[Value], Outcome],
     ) -> None:
-        self.calls = [*calls]  #: who waited for them may have let go of them sooner than a worker
+        self.calls = calls
         self.over = over
         self.jobs: set[Job] = set()  #: all that may be on their way; the pool's, once it has them
         self.values: deque[Value] = deque()  #: arrived, and not yet taken
-        self.left = len(calls)  #: those that have not ended
+        self.left = len(calls.arguments)  #: those that have not ended
         self._take = take
         self._open_answer = open_answer
         self._open_value = open_value

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from theus.environments.mailbox import do_all
 
@@ -28,13 +28,20 @@ _WORTH_IT = 0.0002  #: the shortest one
 _running_loop = asyncio._get_running_loop  # None where there is none
 
 
+class Rest(NamedTuple):
+    """A loop does not read what some workers say until a moment."""
+
+    timer: asyncio.TimerHandle
+    workers: list[Peer]
+
+
 class Owners:
     """Decides who reads. What is not marked is called under the pool's lock."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         #: Workers from which a loop rests. Only that loop looks at its own.
-        self._resting: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[Peer]] = weakref.WeakKeyDictionary()
+        self._resting: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Rest] = weakref.WeakKeyDictionary()
 
     def choose(self, keeper: Keeper, worker: Peer, loop: asyncio.AbstractEventLoop, *, alone: bool) -> None:
         """The worker was sent calls of this loop: that takes the worker over if it can, or the keeper reads too.
@@ -82,17 +89,21 @@ class Owners:
             if not worker.rests:
                 loop.remove_reader(worker.sock.fileno())
                 worker.rests = True
-            resting = self._resting.setdefault(loop, [])
-            if not resting:
-                loop.call_later(min(REST, busy), self._read_again, loop)
-            resting.append(worker)
+            rest = self._resting.get(loop)
+            until = loop.time() + min(REST, busy / 2)  # there must be time to give it more
+            if rest is None or until < rest.timer.when():
+                if rest is not None:
+                    rest.timer.cancel()
+                rest = Rest(loop.call_at(until, self._read_again, loop), [] if rest is None else rest.workers)
+                self._resting[loop] = rest
+            rest.workers.append(worker)
         elif worker.rests:
             worker.rests = False
             loop.add_reader(worker.sock.fileno(), self._read_on, loop, worker)
 
     def _read_again(self, loop: asyncio.AbstractEventLoop) -> None:
         """On the owner, without the lock: the rest is over."""
-        for worker in self._resting.pop(loop):
+        for worker in self._resting.pop(loop).workers:
             if worker.owner is loop:
                 self._read_on(loop, worker)
 

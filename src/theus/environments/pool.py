@@ -265,16 +265,27 @@ class Pool:
 
     def _room(self, worker: Peer, series: Series) -> int:
         """How many calls of a series a worker is given now."""
-        room = _most(series) - worker.held if series.short else 1
+        room = self._most(series) - worker.held if series.short else 1
         most = self._limits.calls
         if most is not None:
             room = min(room, most - worker.done - worker.held)
-        return min(room, -(-series.left // self.capacity))  # not all that is left: another may end sooner
+        return min(room, series.left)
+
+    def _most(self, job: Job) -> int:
+        """How many calls such as this one a worker may hold: fewer of the last ones, as another may end sooner."""
+        if not isinstance(job, Series):
+            return AHEAD
+        most = min(max(2, int(LINE / job.pace)), MOST_AHEAD)
+        left = job.left + sum(other.left for other in islice(self.queue, AHEAD))
+        if left >= most * self.capacity:
+            return most
+        left += sum(worker.held for worker in self.workers)
+        return min(most, max(2, -(-left // (2 * self.capacity))))
 
     def _soonest(self, job: Job, now: float) -> Peer | None:
         """The worker with the shortest line of short calls."""
         found = None
-        most = _most(job)
+        most = self._most(job)
         for worker in self.workers:
             calls = worker.calls
             if worker.held < (found.held if found is not None else most) and not worker.ending:
@@ -563,11 +574,6 @@ class Pool:
         else:  # KeyboardInterrupt came at the wrong moment
             for worker in [*self.workers, *self.dying]:
                 worker.kill()
-
-
-def _most(job: Job) -> int:
-    """How many calls such as this one a worker may hold."""
-    return min(max(2, int(LINE / job.pace)), MOST_AHEAD) if isinstance(job, Series) else AHEAD
 
 
 def _at_exit(ref: weakref.ref[Pool]) -> None:

@@ -52,13 +52,13 @@ if TYPE_CHECKING:
     from theus.environments.book import Definition
     from theus.environments.peer import Carrier
     from theus.processes import Process
-    from theus.protocols import Call
+    from theus.protocols import Call, Calls
 
 __all__ = ["WorkerEnvironment", "WorkerInfo", "usable_cpus"]
 
 NO_LIMITS = Limits()
-_TOGETHER = 0.02  #: seconds of work in a batch
-_MOST_TOGETHER = 1024  #: calls in one
+_TOGETHER = 0.05  #: seconds of work in a batch
+_MOST_TOGETHER = 512  #: calls in one
 
 
 class WorkerInfo(NamedTuple):
@@ -158,7 +158,7 @@ class WorkerEnvironment:
             return 1
         return min(int(_TOGETHER / seconds), _MOST_TOGETHER)
 
-    async def run_many(self, calls: Sequence[Call], take: Callable[[int, Outcome], bool]) -> None:
+    async def run_many(self, calls: Calls, take: Callable[[int, Outcome], bool]) -> None:
         """Run calls of one process that takes no context and has no timeout, as ``run`` does.
 
         ``take``: is called with the place of each and what became of it, as soon as that is known; if it gives False,
@@ -190,9 +190,11 @@ class WorkerEnvironment:
         jobs: list[Job] = []
         series: Series | None = None
         variables = self._travelling(like.context)
-        for place, call in enumerate(batch.calls):
-            entry: Entry = call.args
-            if variables or call.kwargs or call.kept or not all(map(_is_tiny, call.args)):
+        by_value = bool(variables or batch.calls.kwargs)
+        for place, args in enumerate(batch.calls.arguments):
+            entry: Entry = args
+            if by_value or not all(map(_is_tiny, args)):
+                call = batch.calls[place]
                 try:
                     payload = self._pack_payload(call, variables)
                 except NotTransferable as failure:

@@ -371,6 +371,21 @@ def test_paths_and_directory_follow(tmp_path, monkeypatch, run):
     run(main)
 
 
+def test_environment_variables_follow(monkeypatch, run):
+    monkeypatch.setenv("THEUS_TEST_FIRST", "1")
+
+    async def main(environment):
+        both = ("THEUS_TEST_FIRST", "THEUS_TEST_LATER")
+        assert await call(environment, bodies.variables, both) == ["1", None]
+        monkeypatch.setenv("THEUS_TEST_FIRST", "2")
+        monkeypatch.setenv("THEUS_TEST_LATER", "é")
+        assert await call(environment, bodies.variables, both) == ["2", "é"]
+        monkeypatch.delenv("THEUS_TEST_FIRST")
+        assert await call(environment, bodies.variables, both) == [None, "é"]
+
+    run(main)
+
+
 def test_print_and_warnings_reach_the_terminal(capfd, run):
     async def main(environment):
         await call(environment, bodies.warn)

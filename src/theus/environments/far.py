@@ -308,6 +308,10 @@ class FarSide:
         sys.path[:] = content["path"]
         sys.argv[:] = content["argv"]
         self._control.enter_directory(content["directory"])
+        variables = content["variables"]
+        for name in os.environ.keys() - variables.keys():
+            del os.environ[name]
+        os.environ.update(variables)
         self._logs.set_levels(content["levels"])
         self._learn(definitions, ())
         self._host.factories = content["resources"]

@@ -62,7 +62,7 @@ class Learned:
             log.info("what was learned of processes could not be read, so it is measured anew: %s", error)
             return
         self._kept = {record.key: unpack(record.value)[0] for record in records if record.value is not None}
-        for name, profile in list(self._profiled.items()):
+        for name, profile in self._profiled.copy().items():
             self.recall(name, profile)
 
     def recall(self, name: str, profile: Profile) -> None:
@@ -88,7 +88,7 @@ class Learned:
 
     def _due(self) -> dict[str, dict[str, Any]]:
         found = {}
-        for name, profile in list(self._profiled.items()):
+        for name, profile in self._profiled.copy().items():
             if (False in profile.homes or profile.stalls) and is_lasting(profile.process):
                 verdict, key = profile.verdict(), _key(name)
                 if verdict != self._kept.get(key, {"verdict": ""})["verdict"]:

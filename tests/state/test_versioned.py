@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import random
 import threading
@@ -308,3 +309,24 @@ def test_readers_of_old_versions_while_others_write(seed: int) -> None:
     for reader in readers:
         reader.join()
     assert wrong == []
+
+
+def test_items_are_of_one_version_while_garbage_is_collected() -> None:
+    """Collecting garbage runs code, and lets other threads in: here it writes, as they would."""
+    old = newest = VDict({n: n for n in range(300)})
+
+    def write(phase: str, info: dict[str, int]) -> None:
+        nonlocal newest
+        if not newest._core.lock.locked():
+            newest = newest.edit()
+            newest.put(newest._number + 1000, 0)
+
+    before = gc.get_threshold()
+    gc.callbacks.append(write)
+    gc.set_threshold(1)
+    try:
+        found = [old.items() for _ in range(5)]
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(write)
+    assert found == [[(n, n) for n in range(300)]] * 5

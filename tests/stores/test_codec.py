@@ -364,6 +364,14 @@ def typed_values(draw: Any, depth: int = 2) -> tuple[Any, Any]:
     return (hint | None, value) if shape == "optional" else (hint, value)
 
 
+@pytest.mark.parametrize(
+    "offset", [timedelta(microseconds=1), -timedelta(microseconds=1), -timedelta(hours=3, seconds=2)]
+)
+@pytest.mark.parametrize("name", [(), ("X",)])
+def test_any_offset_comes_back(offset: timedelta, name: tuple[str, ...]) -> None:
+    survives(datetime(2000, 1, 1, tzinfo=timezone(offset, *name)))
+
+
 @settings(max_examples=400, deadline=None)
 @given(typed_values())
 def test_declared_types_come_back_as_they_were(typed: tuple[Any, Any]) -> None:

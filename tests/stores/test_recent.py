@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import sqlite3
@@ -124,6 +125,25 @@ def test_a_record_that_was_changed_again_is_known_in_its_newest_form() -> None:
     recent.forget(11)
     assert recent.get("run", "b") is None
     assert recent.changed(0) == [("run", "a", None)]
+
+
+def test_records_are_looked_at_while_garbage_is_collected() -> None:
+    """Collecting garbage runs code, and lets other threads in: here it notes records, as they would."""
+    recent = Recent(0)
+    recent.note(1, [Record("run", f"a{n}", b"") for n in range(300)])
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        recent.note(recent.version + 1, [Record("run", f"b{recent.version}", b"")])
+
+    before = gc.get_threshold()
+    gc.callbacks.append(note)
+    gc.set_threshold(1)
+    try:
+        found = [recent.of("run", "a") for _ in range(5)]
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(note)
+    assert [len(records) for records in found] == [300] * 5
 
 
 class Interrupted:

@@ -35,8 +35,8 @@ class Variables:
     def _search(variable: ContextVar[Any]) -> tuple[str, str] | None:
         if variable.name.startswith(_OURS):
             return None
-        for module_name, module in list(sys.modules.items()):
-            for attribute, value in list(getattr(module, "__dict__", {}).items()):
+        for module_name, module in sys.modules.copy().items():
+            for attribute, value in getattr(module, "__dict__", {}).copy().items():
                 if value is variable:
                     return module_name, attribute
         return None

@@ -289,9 +289,10 @@ class VDict(_Handle):
 
     def items(self) -> list[tuple[Any, Any]]:
         core = self._core
-        items = list(core.data.items())
+        # Not ``list(core.data.items())``: before Python 3.12, making its tuples may collect garbage, which lets others in.
+        keys, values = list(core.data), list(core.data.values())
         if self._number == core.number:
-            return items
+            return list(zip(keys, values, strict=True))
         with core.lock:
             return self._old_items()
 

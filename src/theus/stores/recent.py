@@ -41,8 +41,8 @@ class Recent:
 
     def of(self, kind: str, prefix: str) -> dict[str, tuple[Version, bytes | None]]:
         """The records of a kind whose key begins so: since when each is what it is, and what."""
-        known = list(self._kinds.get(kind, {}).items())
-        return {key: value for key, value in known if key.startswith(prefix)}
+        known = self._kinds.get(kind, {}).copy()  # a list of its items is none: collecting garbage lets others in
+        return {key: value for key, value in known.items() if key.startswith(prefix)}
 
     def changed(self, after: Version) -> list[tuple[str, str, bytes | None]]:
         """Kind, key and value of all that was changed after a version, in the order of the table."""

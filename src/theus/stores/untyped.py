@@ -75,8 +75,12 @@ def _read_zone(text: str) -> tzinfo | None:
     if text[0] not in "+-":
         return ZoneInfo(text)
     offset, space, name = text.partition(" ")
-    zone = time.fromisoformat(f"00:00:00{offset}").tzinfo
-    return timezone(zone.utcoffset(None), name) if space and zone is not None else zone  # type: ignore[arg-type]
+    # As a time of day: before Python 3.14, ``fromisoformat`` takes an offset below a second for UTC.
+    east = time.fromisoformat(offset[1:])
+    shift = timedelta(hours=east.hour, minutes=east.minute, seconds=east.second, microseconds=east.microsecond)
+    if offset[0] == "-":
+        shift = -shift
+    return timezone(shift, name) if space else timezone(shift)
 
 
 def _write_moment(value: Any) -> str:

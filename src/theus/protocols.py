@@ -194,9 +194,8 @@ class Outcome:
     kept: dict[str, Any] | None = None  #: results of ``ctx.once``
     held: float | None = None  #: seconds of the CPU that kept the interpreter's lock from others; None: not known
     waited: float | None = None  #: seconds that it surely waited, and for neither the lock nor a processor
-    changed: str | None = (
-        None  #: the argument that it changed in place; "": none, or none can tell; None: nobody looked
-    )
+    #: The argument that it changed in place; "": none, or nobody can tell; None: nobody looked.
+    changed: str | None = None
     moved: int = 0  #: bytes that were sent and received for it
     moving: float | None = None  #: seconds that this took; None: nothing was moved
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from theus.schedule import Hands
     from theus.state.access import Ops, Reads
 
-AHEAD = 1000  #: steps of one flow that are begun and not committed, at most: their outcomes are kept
+AHEAD = 4000  #: steps of one flow that are begun and not committed, at most: their outcomes are kept
 DOUBT = 0.5  #: a step whose early attempts are in vain more often than this runs at its turn
 RECOVERY = 0.95  #: what is left of a doubt after each run in which the step was not tried early
 

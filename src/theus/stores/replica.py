@@ -167,13 +167,17 @@ class Replica:
 
     def past(self) -> Past:
         """What the store keeps of the past, read anew."""
+        loaded, stored = self._read()
+        return Past(lambda: self._oldest(loaded, stored), loaded.entries, self._codec.decode_ops)
+
+    def _read(self) -> tuple[Loaded, migrate.Stored]:
+        """All that is stored, by a driver of its own."""
         driver = self._make_driver()
         try:
             loaded = driver.load(lambda: self._sealed(Head(self._domain).snapshot.root))
         finally:
             driver.close()
-        stored = migrate.told_apart(loaded, self._kind)
-        return Past(lambda: self._oldest(loaded, stored), loaded.entries, self._codec.decode_ops)
+        return loaded, migrate.told_apart(loaded, self._kind)
 
     def close(self) -> None:
         if self._closed or self._head is None or self._process != os.getpid():
@@ -269,12 +273,7 @@ class Replica:
 
         Nothing is written, but that an empty store begins.
         """
-        driver = self._make_driver()
-        try:
-            loaded = driver.load(lambda: self._sealed(Head(self._domain).snapshot.root))
-        finally:
-            driver.close()
-        stored = migrate.told_apart(loaded, self._kind)
+        _, stored = self._read()
         return None if self._kind is None or stored.schema == self._schema else migrate.migrated(stored, self._kind)
 
     def _follow_one(self, head: Head, entry: Entry) -> Committed:

@@ -347,9 +347,9 @@ class Attempt:
             )
         transaction = self.transaction
         if transaction is None:
-            contract = process.contract
-            grant = _grant_of(call) if contract.is_bound else contract.fixed
-            transaction = Transaction(snapshot, process.name, grant, None if call.strict else self._tolerated())
+            transaction = Transaction(
+                snapshot, process.name, _grant_of(call), None if call.strict else self._tolerated()
+            )
             self.transaction = transaction
         self.domain = domain = transaction.domain
         return domain
@@ -408,9 +408,9 @@ class Attempt:
     def join(self, transaction: Transaction) -> None:
         """Work on a part of a commit that is being made: for a message to state."""
         call = self.open("domain")
-        contract = call.process.contract
-        grant = _grant_of(call) if contract.is_bound else contract.fixed
-        self.transaction = transaction.part(call.process.name, grant, None if call.strict else self._tolerated())
+        self.transaction = transaction.part(
+            call.process.name, _grant_of(call), None if call.strict else self._tolerated()
+        )
 
     def leave(self, transaction: Transaction) -> None:
         """Let the commit that is being made have what was done in its part."""
@@ -449,7 +449,8 @@ class _Running:
 def _grant_of(call: Call) -> Grant | None:
     """What this call may read and write: the contract with its ``{arguments}`` filled in."""
     process = call.process
-    return process.contract.grant(process.arguments(call.args, call.kwargs))
+    contract = process.contract
+    return contract.grant(process.arguments(call.args, call.kwargs)) if contract.is_bound else contract.fixed
 
 
 def _names() -> set[str]:

@@ -49,7 +49,8 @@ async def look_again(attempts: Attempts, call: Call, outcome: Outcome, profile: 
         profile.touched.add(call, outcome)
     if attempts.run.blocking or attempts.engine.debug or not is_free(process):
         return
-    profile.shares = profile.shares or any(map(_may_be_shared, (*call.args, *call.kwargs.values())))
+    given = (*call.args, *call.kwargs.values())
+    profile.shares = profile.shares or any(map(_may_be_shared, given))
     if outcome.changed is not None:
         profile.witnessed = True
         if outcome.changed:
@@ -58,7 +59,7 @@ async def look_again(attempts: Attempts, call: Call, outcome: Outcome, profile: 
         profile.stalls += 1
     known = profile.known()
     if is_worth_asking(process, known):
-        if not profile.witnessed and any(map(is_mutable, (*call.args, *call.kwargs.values(), call.pipe))):
+        if not profile.witnessed and any(map(is_mutable, (*given, call.pipe))):
             profile.witnessed, profile.measure_at = False, profile.calls  # the next call, before it is sent anywhere
         else:
             await _ask(attempts, call, outcome, profile, known.cpu)

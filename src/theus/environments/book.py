@@ -55,6 +55,11 @@ class Definition:
         self.seconds: float | None = None  #: of a process: how long its calls took lately
         self.asked: Sequence[str] = ()  #: of a process: the parts of the domain that its last call came to
 
+    def took(self, seconds: float) -> None:
+        """A call of this process took so long."""
+        before = self.seconds
+        self.seconds = seconds if before is None else 0.7 * before + 0.3 * seconds
+
 
 def told(needs: Needs) -> Told:
     """Definitions as they are now: they may change before the call is sent."""

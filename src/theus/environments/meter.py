@@ -51,21 +51,10 @@ class Meter:
 
     def measure(self, call: Call) -> Outcome:
         """Run a call and note its CPU and, with a ticker, how long it held the lock and how long it surely waited."""
-        if not self._witness:
-            return self._measure(call)
-        witness = Witness(call, WITNESS_SECONDS)
-        outcome = self._measure(call)
-        changed = witness.changed()
-        outcome.changed = "" if changed is None else f"{changed[0]} ({changed[1].__qualname__})"
-        try:
-            return outcome
-        finally:
-            del outcome, call
-
-    def _measure(self, call: Call) -> Outcome:
         ticker = self._ticker
         if ticker is None:
             return execute(call, measure_cpu=True)
+        witness = Witness(call, WITNESS_SECONDS) if self._witness else None
         delay = RunDelay(threading.get_native_id())
         waited, switches = delay.seconds(), _switches()
         started, everybody = perf_counter(), process_time()
@@ -81,10 +70,13 @@ class Meter:
         outcome.held = _held(seen, outcome.cpu or 0.0, all_cpu, now - started, switches)
         # While anybody computed, it may have waited for the lock or a processor, which it would not do elsewhere.
         outcome.waited = max(0.0, outcome.wall - all_cpu - waited)
+        if witness is not None:
+            changed = witness.changed()
+            outcome.changed = "" if changed is None else f"{changed[0]} ({changed[1].__qualname__})"
         try:
             return outcome
         finally:
-            del outcome, call
+            del outcome, call, witness
 
 
 def _switches() -> int:

@@ -410,8 +410,7 @@ class WorkerEnvironment:
                 what=what,
             ) from error
         value, records, reads, ops, messages, emits, (base, wall, cpu, violations, kept) = content
-        before = job.definition.seconds
-        job.definition.seconds = wall if before is None else 0.7 * before + 0.3 * wall
+        job.definition.took(wall)
         if job.parts and records is None:
             job.definition.asked = touched(reads, ops, job.parts)
         raised = None if records is None else open_error(records, self._book.open)
@@ -422,8 +421,7 @@ class WorkerEnvironment:
     def _outcome_of(self, definition: Definition, value: Value) -> Outcome:
         """Of a call that gave a simple value, and nothing else."""
         _, given, wall, number = value
-        before = definition.seconds
-        definition.seconds = wall if before is None else 0.7 * before + 0.3 * wall
+        definition.took(wall)
         return Outcome(value=given, wall=wall, place=self.place.format(number))
 
     def _failed(self, process: str, what: str, reason: str, does_not_load: bool) -> NotTransferable:

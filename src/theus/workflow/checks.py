@@ -149,7 +149,7 @@ def short(value: Any) -> str:
     """The value's repr on one line of at most 60 characters, whatever its ``__repr__`` does."""
     try:
         text = " ".join(repr(value).split())
-    except Exception:
+    except Exception:  # its own __repr__ raises, and the message must not
         text = f"<{type(value).__name__}>"
     return text if len(text) <= 60 else text[:57] + "..."
 

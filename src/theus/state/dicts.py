@@ -15,7 +15,6 @@ another name shows here), then they are copied into the form at rest.
 
 from __future__ import annotations
 
-import functools
 from collections import defaultdict
 from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
@@ -51,19 +50,10 @@ class DictDraft(DictFace, Node):
 
     __slots__ = ("_known", "_size", "_whole", "_written")
 
-    def __init__(self, tx: Transaction, parent: Node | None, key: Any, grant: Grant | None, base: Any) -> None:
-        self._tx = tx
-        self._parent = parent
-        self._key = key
-        self._grant = grant
-        self._base = base
-        self._reads = NOTHING
-        self._shape = self._deep = self._dirty = False
-        tx._nodes.append(self)
-        self._known: dict[Any, Any] = {}
-        self._written: dict[Any, int] = {}
-        self._size: int | None = None  #: kept up to date from the first look at it
-        self._whole = False  #: the base was dropped by ``clear``
+    _known: dict[Any, Any]
+    _written: dict[Any, int]
+    _size: int | None  #: kept up to date from the first look at it
+    _whole: bool  #: the base was dropped by ``clear``
 
     # --- primitives ---
 
@@ -345,6 +335,32 @@ class DictDraft(DictFace, Node):
         self._whole = end
 
 
+_new = object.__new__
+
+
+def _maker(cls: type) -> Any:
+    made = face_of(DictDraft, cls)
+
+    # Filled in here and not in an ``__init__``: this is a good part of a small transaction.
+    def make(tx: Transaction, parent: Node | None, key: Any, grant: Grant | None, base: Any) -> Any:
+        draft = _new(made)
+        draft._tx = tx
+        draft._parent = parent
+        draft._key = key
+        draft._grant = grant
+        draft._base = base
+        draft._reads = NOTHING
+        draft._shape = draft._deep = draft._dirty = False
+        tx._nodes.append(draft)
+        draft._known = {}
+        draft._written = {}
+        draft._size = None
+        draft._whole = False
+        return draft
+
+    return make
+
+
 MutableMapping.register(DictDraft)
-KIND_MAKERS[DICT] = functools.partial(face_of, DictDraft)
+KIND_MAKERS[DICT] = _maker
 register(DictDraft)

@@ -2,8 +2,9 @@
 
 Each class here behaves as the plain container does, built on a few primitives that drafts (``dicts.py``, ``lists.py``,
 ``sets.py``) and read-only views (``snapshot.py``) supply. None of them is a subclass of ``dict``, ``list`` or ``set``:
-C code would read the empty parent behind our back. They are registered with ``collections.abc``, so ``match`` and
-``isinstance(x, Mapping)`` know them; use ``plain(x)`` where a real ``dict`` is needed.
+C code would read the empty parent behind our back. But each says that it is what it stands for (``__class__``), so
+``isinstance(x, dict)``, ``case dict():`` and ``singledispatch`` go the way that they go for the plain container, and
+``type(x)(...)`` makes a plain one; use ``plain(x)`` where C code wants a real ``dict``.
 """
 
 from __future__ import annotations
@@ -19,15 +20,31 @@ def bare(value: Any) -> Any:
     return value._theus_plain() if KINDS.get(type(value)) == FACE else value
 
 
+class _Said:
+    """Before a class of the user's, so that its hook for subclasses is not called for ours."""
+
+    def __init_subclass__(cls) -> None:
+        pass
+
+
 class _Pickled(Face):
-    """Copies and pickles of a face are plain values."""
+    """Copies and pickles of a face are plain values, and so is what its type makes."""
 
     __slots__ = ()
     __hash__ = None  # type: ignore[assignment]
 
+    _theus_class: Any  #: what it stands for
+    _theus_said: type  #: what it says that it is
+    __class__: Any = property(lambda self: self._theus_said)
+
+    def __new__(cls, *values: Any, **entries: Any) -> Any:
+        return cls._theus_class(*values, **entries)
+
     def __init_subclass__(cls) -> None:
         # What C code cannot take it names in its error: "Object of type ... is not JSON serializable".
-        cls.__name__ = f"{cls.__name__.partition(' ')[0]} (use plain(...) of it)"
+        name = cls.__name__ = f"{cls.__name__.partition(' ')[0]} (use plain(...) of it)"
+        of = cls._theus_class
+        cls._theus_said = type(of)(name, (_Said, of), {"__new__": lambda said, *args, **named: of(*args, **named)})
 
     def __copy__(self) -> Any:
         return self._theus_plain()
@@ -49,6 +66,7 @@ class DictFace(_Pickled):
     """What a dict can be asked."""
 
     __slots__ = ()
+    _theus_class: Any = dict
 
     def __array__(self, *arguments: Any, **options: Any) -> Any:
         raise TypeError(f"numpy cannot make an array of a {type(self).__name__}")
@@ -208,6 +226,7 @@ class ListFace(_Pickled):
     """What a list can be asked."""
 
     __slots__ = ()
+    _theus_class: Any = list
 
     # primitives
 
@@ -310,6 +329,7 @@ class SetFace(_Pickled):
     """What a set can be asked."""
 
     __slots__ = ()
+    _theus_class: Any = set
 
     def __array__(self, *arguments: Any, **options: Any) -> Any:
         raise TypeError(f"numpy cannot make an array of a {type(self).__name__}")

@@ -7,7 +7,6 @@ takes the list over into a list of its own: one read of the whole and one write 
 
 from __future__ import annotations
 
-import functools
 from collections import deque
 from collections.abc import Iterable, Iterator, MutableSequence
 from typing import TYPE_CHECKING, Any
@@ -29,20 +28,11 @@ class ListDraft(ListFace, Node):
 
     __slots__ = ("_derived", "_known", "_own", "_tail", "_written")
 
-    def __init__(self, tx: Transaction, parent: Node | None, key: Any, grant: Grant | None, base: Any) -> None:
-        self._tx = tx
-        self._parent = parent
-        self._key = key
-        self._grant = grant
-        self._base = base
-        self._reads = NOTHING
-        self._shape = self._deep = self._dirty = False
-        tx._nodes.append(self)
-        self._known: dict[int, Any] = {}  #: index in the base -> what the user has seen or put there
-        self._written: dict[int, None] = {}
-        self._tail: list[Any] = []  #: what was appended
-        self._own: Any = None  #: the list taken over; then the rest above is no longer used
-        self._derived = False  #: the list taken over holds what was in the base
+    _known: dict[int, Any]  #: index in the base -> what the user has seen or put there
+    _written: dict[int, None]
+    _tail: list[Any]  #: what was appended
+    _own: Any  #: the list taken over; then the rest above is no longer used
+    _derived: bool  #: the list taken over holds what was in the base
 
     # --- primitives ---
 
@@ -328,6 +318,7 @@ class DequeDraft(ListDraft):
     """A deque of the domain. Without ``maxlen`` it grows at its end as a list does; anything else takes over."""
 
     __slots__ = ()
+    _theus_class: Any = deque
 
     @property
     def maxlen(self) -> int | None:
@@ -398,8 +389,38 @@ class DequeDraft(ListDraft):
     __rmul__ = __mul__
 
 
+_new = object.__new__
+
+
+def _maker(face: Any) -> Any:
+    def maker_of(cls: type) -> Any:
+        made = face_of(face, cls)
+
+        # Filled in here and not in an ``__init__``: this is a good part of a small transaction.
+        def make(tx: Transaction, parent: Node | None, key: Any, grant: Grant | None, base: Any) -> Any:
+            draft = _new(made)
+            draft._tx = tx
+            draft._parent = parent
+            draft._key = key
+            draft._grant = grant
+            draft._base = base
+            draft._reads = NOTHING
+            draft._shape = draft._deep = draft._dirty = False
+            tx._nodes.append(draft)
+            draft._known = {}
+            draft._written = {}
+            draft._tail = []
+            draft._own = None
+            draft._derived = False
+            return draft
+
+        return make
+
+    return maker_of
+
+
 MutableSequence.register(ListDraft)
-KIND_MAKERS[LIST] = functools.partial(face_of, ListDraft)
-KIND_MAKERS[DEQUE] = functools.partial(face_of, DequeDraft)
+KIND_MAKERS[LIST] = _maker(ListDraft)
+KIND_MAKERS[DEQUE] = _maker(DequeDraft)
 register(ListDraft)
 register(DequeDraft)

@@ -88,7 +88,7 @@ ENDS: Registry[str, Ended] = Registry(_end)
 class Node(Face):
     """One place of the domain in one transaction.
 
-    Every kind of node fills these slots in an ``__init__`` of its own, and does not call one of ours: nodes are made at
+    Every kind of node fills these slots where it is made, and does not call an ``__init__`` of ours: nodes are made at
     the first touch of each place, and a call more is a tenth of what making one costs.
     """
 

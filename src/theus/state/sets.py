@@ -6,7 +6,6 @@ may include and discard without a conflict. To ask for a member, to count or to 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Iterator, MutableSet
 from typing import TYPE_CHECKING, Any
 
@@ -26,19 +25,10 @@ class SetDraft(SetFace, Node):
 
     __slots__ = ("_discarded", "_included", "_size", "_whole")
 
-    def __init__(self, tx: Transaction, parent: Node | None, key: Any, grant: Grant | None, base: Any) -> None:
-        self._tx = tx
-        self._parent = parent
-        self._key = key
-        self._grant = grant
-        self._base = base
-        self._reads = NOTHING
-        self._shape = self._deep = self._dirty = False
-        tx._nodes.append(self)
-        self._included: dict[Any, None] = {}
-        self._discarded: dict[Any, None] = {}
-        self._size: int | None = None
-        self._whole = False  #: the base was dropped
+    _included: dict[Any, None]
+    _discarded: dict[Any, None]
+    _size: int | None
+    _whole: bool  #: the base was dropped
 
     def __contains__(self, member: Any) -> bool:
         if isinstance(member, (set, SetFace)):
@@ -212,6 +202,32 @@ class SetDraft(SetFace, Node):
         self._included = self._discarded = self._size = self._whole = end
 
 
+_new = object.__new__
+
+
+def _maker(cls: type) -> Any:
+    made = face_of(SetDraft, cls)
+
+    # Filled in here and not in an ``__init__``: this is a good part of a small transaction.
+    def make(tx: Transaction, parent: Node | None, key: Any, grant: Grant | None, base: Any) -> Any:
+        draft = _new(made)
+        draft._tx = tx
+        draft._parent = parent
+        draft._key = key
+        draft._grant = grant
+        draft._base = base
+        draft._reads = NOTHING
+        draft._shape = draft._deep = draft._dirty = False
+        tx._nodes.append(draft)
+        draft._included = {}
+        draft._discarded = {}
+        draft._size = None
+        draft._whole = False
+        return draft
+
+    return make
+
+
 MutableSet.register(SetDraft)
-KIND_MAKERS[SET] = functools.partial(face_of, SetDraft)
+KIND_MAKERS[SET] = _maker
 register(SetDraft)

@@ -81,18 +81,16 @@ def _view(value: Any, scope: str) -> Any:
     if kind == LEAF:
         return value
     if kind == OBJECT:
-        face: Any = object.__new__(view_class(type(value)))
+        face: Any = _new(view_class(type(value)))
         _set(face, "_theus_value", value)
         _set(face, "_theus_scope", scope)
         return face
-    if kind == DICT:
-        return face_of(DictView, type(value))(value, scope)
-    if kind == LIST:
-        return face_of(ListView, type(value))(value, scope)
-    if kind == SET:
-        return face_of(SetView, type(value))(value, scope)
-    if kind == DEQUE:
-        return face_of(DequeView, type(value))(value, scope)
+    view = _VIEWS.get(kind)
+    if view is not None:
+        face = _new(face_of(view, type(value)))
+        face._value = value
+        face._theus_scope = scope
+        return face
     if kind == TUPLE:
         items = [_view(part, scope) for part in value]
         same = all(new is old for new, old in zip(items, value, strict=True))
@@ -101,6 +99,7 @@ def _view(value: Any, scope: str) -> Any:
 
 
 _set = object.__setattr__
+_new = object.__new__
 
 
 def _refuse(self: Any, *arguments: Any, **options: Any) -> NoReturn:
@@ -111,9 +110,8 @@ def _refuse(self: Any, *arguments: Any, **options: Any) -> NoReturn:
 class _View(Face):
     __slots__ = ("_theus_scope", "_value")
 
-    def __init__(self, value: Any, scope: str) -> None:
-        self._value = value
-        self._theus_scope = scope
+    _value: Any
+    _theus_scope: str
 
     def __len__(self) -> int:
         return len(self._value)
@@ -168,6 +166,7 @@ class DequeView(ListView):
     """A deque, read-only."""
 
     __slots__ = ()
+    _theus_class: Any = deque
 
     @property
     def maxlen(self) -> int | None:
@@ -206,6 +205,8 @@ for _cls, _names in (
         setattr(_cls, _name, _refuse)
     register(_cls)
 register(DequeView)
+
+_VIEWS: dict[int, Any] = {DICT: DictView, LIST: ListView, SET: SetView, DEQUE: DequeView}
 
 
 # --- objects ---------------------------------------------------------------------------------------------------------

@@ -66,7 +66,8 @@ def _generate(face: Any, cls: type) -> Any:
             # What is written in C and dict has as well (of OrderedDict, defaultdict) does the same as dict's.
             if isinstance(value, FunctionType) or name == "popitem" or (callable(value) and not hasattr(bare, name)):
                 body[name] = _on_copy(name)
-    made: Any = type(face.__name__, (face,), {**body, "__slots__": (), "__getattr__": _attribute})
+    own = {"__slots__": (), "__getattr__": _attribute, "_theus_class": cls}
+    made: Any = type(face.__name__, (face,), {**body, **own})
     register(made)
     return made
 

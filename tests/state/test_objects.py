@@ -20,6 +20,7 @@ from state_tools import Session, examples
 from test_dict_like_plain import outcome
 
 from theus.errors import DefinitionError, NotStorable
+from theus.protocols import Committed
 from theus.state.fields import Tally
 from theus.state.head import Head
 from theus.state.transaction import Transaction
@@ -640,3 +641,95 @@ def test_a_method_that_replaces_the_dict() -> None:
 
     session.run(body)
     assert session.state == Pair(7, 9)
+
+
+@dataclass
+class Card:
+    name: str = "n"
+    tags: list[str] = field(default_factory=list)
+    hits: Tally = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+    @functools.cached_property
+    def loud(self) -> str:
+        return self.name.upper()
+
+
+def test_vars_is_all_that_the_object_has() -> None:
+    session = Session({"card": Card("ann", ["x"], 3)})
+
+    def body(d: Any) -> None:
+        d["card"].tags.append("y")
+        d["card"].hits += 1
+        assert d["card"].as_dict() == vars(d["card"]) == {"name": "ann", "tags": ["x", "y"], "hits": 4}
+        assert list(vars(d["card"])) == ["name", "tags", "hits"]
+
+    session.run(body)
+    assert vars(session.state["card"]) == {"name": "ann", "tags": ["x", "y"], "hits": 4}
+    assert list(vars(session.state["card"])) == ["name", "tags", "hits"]
+
+
+def test_what_is_done_to_vars_is_done_to_the_object() -> None:
+    session = Session({"card": Card("ann", ["x"], 3), "other": Card("bob")})
+
+    def body(d: Any) -> None:
+        vars(d["card"]).update(name="eve", hits=7)
+        d["card"].hits += 1
+        d["card"].__dict__["tags"].append("y")
+        del vars(d["other"])["name"]
+        assert d["other"].name == "n"  # the default of the class shows, as in plain Python
+
+    session.run(body)
+    assert session.state["card"] == Card("eve", ["x", "y"], 8)
+    assert "name" not in vars(plain(session.state["other"]))
+
+
+def test_to_look_at_vars_is_to_read_all_of_it() -> None:
+    session = Session({"card": Card("ann")})
+    tx = session.begin()
+    vars(tx.domain["card"])
+    tx.domain["seen"] = True
+    session.run(lambda d: setattr(d["card"], "name", "eve"))
+    assert not isinstance(session.end(tx), Committed)
+
+
+def test_a_cached_property_reads_what_it_uses() -> None:
+    session = Session({"card": Card("ann")})
+    tx = session.begin()
+    assert (tx.domain["card"].loud, tx.domain["card"].loud) == ("ANN", "ANN")
+    tx.domain["seen"] = True
+    session.run(lambda d: d["card"].tags.append("x"))
+    assert isinstance(session.end(tx), Committed)
+    view = session.state["card"]
+    assert (view.loud, view.loud, Card.loud) == ("ANN", "ANN", type(view).loud)
+
+
+def test_vars_of_what_has_no_dict_is_refused_as_ever() -> None:
+    session = Session({"s": Slotted()})
+
+    def body(d: Any) -> None:
+        with pytest.raises(TypeError, match="__dict__"):
+            vars(d["s"])
+
+    session.run(body)
+    with pytest.raises(AttributeError, match="__dict__"):
+        session.state["s"].__dict__  # noqa: B018
+
+
+def test_vars_of_a_model() -> None:
+    pydantic = pytest.importorskip("pydantic")
+
+    class Person(pydantic.BaseModel):  # type: ignore[name-defined,misc]
+        name: str = ""
+        tags: list[str] = pydantic.Field(default_factory=list)
+
+    session = Session({"p": Person(name="ann")})
+
+    def body(d: Any) -> None:
+        d["p"].tags.append("x")
+        assert vars(d["p"]) == {"name": "ann", "tags": ["x"]}
+
+    session.run(body)
+    assert vars(session.state["p"]) == {"name": "ann", "tags": ["x"]}

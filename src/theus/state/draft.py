@@ -1,16 +1,17 @@
 """Drafts of objects: the user's own class, in a transaction.
 
-For each class a subclass is generated, once. An instance of it has an empty ``__dict__``; each field is a *non-data*
-descriptor of the subclass, so
+For each class a subclass is generated, once. An instance of it has an empty dict; each field is a *non-data* descriptor of
+the subclass, so
 
 * the first read of a field finds the descriptor, which checks the grant, records the read, makes the child
-  draft and puts the result into the instance's ``__dict__``;
+  draft and puts the result into the instance's dict;
 * every further read finds it there: a native attribute access, 0.03 us;
 * writes go through a generated ``__setattr__``.
 
 The subclass inherits from the user's class, so methods, properties, ``super()``, ``isinstance``, ``match``,
 generated ``__eq__`` and ``__repr__`` work; ``__class__`` reports the user's class, so ``dataclasses.replace`` makes a
-plain one. The user's ``__init_subclass__``, ``__init__`` and ``__post_init__`` are not called for it.
+plain one. ``__dict__`` is a property that reads all fields first, so ``vars(draft)`` is what it is for the plain
+object; what was put there is found out at the end. The user's ``__init_subclass__``, ``__init__`` and ``__post_init__`` are not called for it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from theus.state.access import Grant, Op, show
@@ -95,12 +97,35 @@ class ObjectNode(Node):
             set_part(new, name, kid._current())
         return new
 
+    def _lacks(self, name: str) -> bool:
+        """Whether a field that is not held was deleted behind our back."""
+        return False
+
+    def _show(self, names: Iterable[str]) -> None:
+        """Read all fields, and take what is done to the dict of the instance for writes from now on."""
+        held = self._held
+        entries: dict[str, Any] = {}
+        for name in names:
+            if not _is_cached(type(self._base), name) and (name in held or name not in self._written):
+                value = getattr(self.face, name)
+                if type(value) is TallyDraft:
+                    value = int(value)
+                    if self._added and self._added.pop(name, None) is not None:
+                        self._written[name] = None
+                entries[name] = value
+        held.update(entries)
+        entries.update(held)  # in the order that they have in the plain object
+        held.clear()
+        held.update(entries)
+        self.__class__ = ShownNode
+        self._dirty = True
+
     def _plain(self) -> Any:
         self._read_deep()
         new = copy_rest(self._base)
         held = self._held
         for name, part in parts_of(self._base).items():
-            if isinstance(getattr(type(self._base), name, None), functools.cached_property):
+            if _is_cached(type(self._base), name):
                 new.__dict__.pop(name, None)
             elif name not in self._written and name not in held:
                 set_part(new, name, plain(part))
@@ -123,7 +148,7 @@ class ObjectNode(Node):
 
 
 class WatchedNode(ObjectNode):
-    """For a class whose own code may set fields past ``__setattr__``: what it has set is found out at the end."""
+    """Of an object whose fields may be set past ``__setattr__``: what was set is found out at the end."""
 
     __slots__ = ()
 
@@ -136,7 +161,7 @@ class WatchedNode(ObjectNode):
         ObjectNode._emit(self, operations)
 
     def _notice(self) -> None:
-        """Fields that were set behind our back (``object.__setattr__``, ``self.__dict__[...] =``) were written too."""
+        """Fields that were set behind our back (``object.__setattr__``, ``vars(...)[...] =``) were written too."""
         base = self._base
         for name, value in self._held.items():
             if (
@@ -145,10 +170,27 @@ class WatchedNode(ObjectNode):
                 and (old := getattr(base, name, MISSING)) is not value
                 and (old is not MISSING or name in type(self.face)._theus_fields)
                 and kind_of(type(value)) != TUPLE
-                and not isinstance(getattr(type(base), name, None), functools.cached_property)
+                and not _is_cached(type(base), name)
             ):
                 self._write(name)
                 self._written[name] = None
+
+
+class ShownNode(WatchedNode):
+    """Of an object whose ``__dict__`` somebody has: what it lacks at the end was deleted."""
+
+    __slots__ = ()
+
+    def _lacks(self, name: str) -> bool:
+        return name in vars(self._base)
+
+    def _notice(self) -> None:
+        for name in vars(self._base):
+            if name not in self._held and name not in self._written and not _is_cached(type(self._base), name):
+                self._write(name)
+                self._note(name)
+                self._written[name] = None
+        super()._notice()
 
 
 class _Field:
@@ -169,7 +211,7 @@ class _Field:
         head = tx._head
         if head is not None and head.version != tx.base:
             tx._extend()
-        if node._dirty and name in node._written:  # it was deleted
+        if node._dirty and (name in node._written or node._lacks(name)):  # it was deleted
             default = getattr(self.cls, name, MISSING)
             if default is MISSING or name in (*slots_of(self.cls), *private_names(self.cls)):
                 raise AttributeError(f"{self.cls.__name__!r} object has no attribute {name!r}")
@@ -186,6 +228,23 @@ class _Field:
         else:
             value = node._wrap(name, value)
         node._held[name] = value
+        return value
+
+
+class _Cached:
+    """A ``cached_property`` of the class, that is cached without asking for ``__dict__``, which would read all fields."""
+
+    __slots__ = ("cls", "func", "name")
+
+    def __init__(self, cls: type, name: str, func: Any) -> None:
+        self.cls = cls
+        self.name = name
+        self.func = func
+
+    def __get__(self, face: Any, owner: type | None = None) -> Any:
+        if face is None:
+            return inspect.getattr_static(self.cls, self.name)
+        value = face._theus_node._held[self.name] = self.func(face)
         return value
 
 
@@ -229,12 +288,28 @@ class ObjectDraft(Face):
             return inherited(self, name)
         raise AttributeError(f"{self._theus_class.__name__!r} object has no attribute {name!r}")
 
+    def _theus_vars(self) -> dict[str, Any]:
+        node: ObjectNode = self._theus_node
+        own = getattr(node._base, "__dict__", None)
+        if own is None:
+            raise AttributeError(f"{self._theus_class.__name__!r} object has no attribute '__dict__'")
+        if type(node) is not ShownNode:
+            node._show(own)
+        return node._held
+
+    def _theus_become(self, entries: dict[str, Any]) -> None:
+        held = self._theus_vars()
+        held.clear()
+        held.update(entries)
+
+    __dict__: Any = property(_theus_vars, _theus_become)
+
     def __delattr__(self, name: str) -> None:
         node = self._theus_node
         if name not in self._theus_fields and not _is_extra(self, node, name):
             object.__delattr__(self, name)
             return
-        gone = name in node._written and name not in self.__dict__
+        gone = name in node._written and name not in node._held
         if gone or (name not in node._written and getattr(node._base, name, MISSING) is MISSING):
             raise AttributeError(f"{self._theus_class.__name__!r} object has no attribute {name!r}")
         node._write(name)
@@ -242,7 +317,7 @@ class ObjectDraft(Face):
             node._note(name)
         node._written[name] = None
         node._dirty = True
-        self.__dict__.pop(name, None)
+        node._held.pop(name, None)
 
     def __copy__(self) -> Any:
         return self._theus_plain()
@@ -263,9 +338,11 @@ class ObjectDraft(Face):
 
 def _is_extra(face: Any, node: Any, name: str) -> bool:
     """Whether ``name`` is an attribute that the instance has without declaring a field for it."""
-    return name in getattr(node._base, "__dict__", ()) and not isinstance(
-        inspect.getattr_static(type(node._base), name, None), functools.cached_property
-    )
+    return name in getattr(node._base, "__dict__", ()) and not _is_cached(type(node._base), name)
+
+
+def _is_cached(cls: type, name: str) -> bool:
+    return isinstance(inspect.getattr_static(cls, name, None), functools.cached_property)
 
 
 def _set_other(face: Any, node: Any, name: str, value: Any) -> None:
@@ -273,7 +350,6 @@ def _set_other(face: Any, node: Any, name: str, value: Any) -> None:
     cls = type(node._base)
     if hasattr(type(inspect.getattr_static(cls, name, None)), "__set__"):
         object.__setattr__(face, name, value)
-        node._held = face.__dict__  # that may be what was set
         return
     raise AttributeError(
         f"{show(node._path())}: {cls.__name__} has no field {name!r}, so it would not be committed;"
@@ -339,12 +415,13 @@ def _watched_setattr(cls: type) -> Any:
 
     def watched(self: Any, name: str, value: Any) -> None:
         node = self._theus_node
-        before = dict(self.__dict__)
+        held = node._held
+        before = dict(held)
         own(self, name, value)
         for field in self._theus_fields:
-            if self.__dict__.get(field, MISSING) is not before.get(field, MISSING):
+            if held.get(field, MISSING) is not before.get(field, MISSING):
                 if field != name and field not in before and field not in node._written:
-                    if getattr(node._base, field, MISSING) is self.__dict__[field]:
+                    if getattr(node._base, field, MISSING) is held[field]:
                         continue  # it was only read
                 node._write(field)
                 node._written[field] = None
@@ -363,14 +440,43 @@ def field_names(cls: type) -> list[str]:
     return [name for name in names if not isinstance(inspect.getattr_static(cls, name, None), property)]
 
 
-def subclass_slots(cls: type, own: str) -> tuple[str, ...]:
-    """The slots of a generated subclass: its own, and a dict and weak references if the class has none."""
-    slots = [own]
-    if not getattr(cls, "__dictoffset__", 0):
-        slots.append("__dict__")
-    if not getattr(cls, "__weakrefoffset__", 0):
-        slots.append("__weakref__")
-    return tuple(slots)
+class _Room:
+    """A base with a dict, for the instances of a class that has none."""
+
+    __slots__ = ("__dict__",)
+
+
+def face_class(cls: type, face: type, slots: tuple[str, ...], cached: Any, body: dict[str, Any]) -> Any:
+    """A generated class: a ``face`` that acts as an instance of ``cls``, or for a model stands in for one.
+
+    ``cached(cls, name, func)``: makes the descriptor in place of a ``cached_property``.
+    """
+    model = is_model(cls)
+    bases: tuple[type, ...] = (face,) if model else (face, cls)
+    if model or not getattr(cls, "__dictoffset__", 0):
+        bases += (_Room,)
+    if model or not getattr(cls, "__weakrefoffset__", 0):
+        slots += ("__weakref__",)
+    body = {
+        **(special_methods(cls) if model else {}),
+        "__slots__": slots,
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        "__class__": property(lambda self: cls),
+        "__dict__": vars(face)["__dict__"],  # else Python puts one of its own here
+        "__match_args__": getattr(cls, "__match_args__", ()),
+        "_theus_class": cls,
+        **body,
+    }
+    if not model:
+        for name in dir(cls):
+            value = inspect.getattr_static(cls, name)
+            if isinstance(value, functools.cached_property):
+                body[name] = cached(cls, name, value.func)
+    made: Any = type(cls.__name__, bases, body) if model else type(cls)(cls.__name__, bases, body)
+    register(made)
+    return made
 
 
 def _generate(cls: type) -> type:
@@ -378,14 +484,6 @@ def _generate(cls: type) -> type:
     tallies = tally_fields(cls) & set(names)
     model = is_model(cls)
     body: dict[str, Any] = {
-        **(special_methods(cls) if model else {}),
-        "__slots__": ("_theus_node", "__dict__", "__weakref__") if model else subclass_slots(cls, "_theus_node"),
-        "__module__": cls.__module__,
-        "__qualname__": cls.__qualname__,
-        "__doc__": cls.__doc__,
-        "__class__": property(lambda self: cls),
-        "__match_args__": getattr(cls, "__match_args__", ()),
-        "_theus_class": cls,
         "_theus_fields": frozenset(names),
         "_theus_model": model,
         "__setattr__": _assigner(frozenset(names), tallies, model and assigns_itself(cls)),
@@ -400,18 +498,17 @@ def _generate(cls: type) -> type:
             body["__delattr__"] = _frozen_delattr
         elif own_setattr is not object.__setattr__:
             body["__setattr__"] = _watched_setattr(cls)
-    made: Any = type(cls.__name__, (ObjectDraft,), body) if model else type(cls)(cls.__name__, (ObjectDraft, cls), body)
-    register(made)
-    return made  # type: ignore[no-any-return]
+    made: type = face_class(cls, ObjectDraft, ("_theus_node",), _Cached, body)
+    return made
 
 
 def _may_bypass(cls: type) -> bool:
-    """Whether the class has code that may set fields past ``__setattr__``; then its drafts are compared at the end."""
+    """Whether the class calls a ``__setattr__`` that is not ours; then its drafts are compared at the end."""
     seldom = {"__init__", "__post_init__", "__setattr__", "__delattr__", "__new__", "__setstate__", "__getstate__"}
     for base in cls.__mro__[:-1]:
         for name, value in vars(base).items():
             code = getattr(inspect.unwrap(value) if callable(value) else getattr(value, "fget", None), "__code__", None)
-            if code is not None and name not in seldom and {"__setattr__", "__dict__", "vars"} & set(code.co_names):
+            if code is not None and name not in seldom and "__setattr__" in code.co_names:
                 return True
     return False
 
@@ -424,7 +521,9 @@ def _maker(cls: type) -> Any:
     made: Any = _generate(cls)
     watched = made._theus_watched
     node_class = WatchedNode if watched else ObjectNode
-    set_node = made.__dict__["_theus_node"].__set__
+    set_node = vars(made)["_theus_node"].__set__
+    dicts = (vars(base).get("__dict__") for base in made.__mro__)
+    dict_of = next(found for found in dicts if inspect.isgetsetdescriptor(found)).__get__
 
     # Filled in here and not in an ``__init__``: this is a good part of a small transaction.
     def make(tx: Transaction, parent: Node | None, key: Any, grant: Grant | None, value: Any) -> Any:
@@ -440,7 +539,7 @@ def _maker(cls: type) -> Any:
         node._written = {}
         node._added = None
         node.face = face = _new(made)
-        node._held = face.__dict__
+        node._held = dict_of(face)
         set_node(face, node)
         tx._nodes.append(node)
         return face

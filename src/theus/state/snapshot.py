@@ -8,14 +8,15 @@ touched and read the values at rest directly.
 
 from __future__ import annotations
 
+import inspect
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from theus.errors import ScopeError
-from theus.state.draft import field_names, subclass_slots
+from theus.state.draft import face_class, field_names
 from theus.state.faces import DictFace, ListFace, SetFace
-from theus.state.models import attribute, special_methods
+from theus.state.models import attribute
 from theus.state.subclasses import face_of
 from theus.state.values import (
     ARRAY,
@@ -225,7 +226,25 @@ class _Field:
         value = getattr(face._theus_value, self.name)
         if KINDS.get(type(value)) != LEAF:
             value = _view(value, face._theus_scope)
-        face.__dict__[self.name] = value
+        _set(face, self.name, value)
+        return value
+
+
+class _Cached:
+    """A ``cached_property`` of the class, that does not ask for ``__dict__``."""
+
+    __slots__ = ("cls", "func", "name")
+
+    def __init__(self, cls: type, name: str, func: Any) -> None:
+        self.cls = cls
+        self.name = name
+        self.func = func
+
+    def __get__(self, face: Any, owner: type | None = None) -> Any:
+        if face is None:
+            return inspect.getattr_static(self.cls, self.name)
+        value = self.func(face)
+        _set(face, self.name, value)
         return value
 
 
@@ -250,6 +269,8 @@ class ObjectView(Face):
         if inherited is not None:
             return inherited(self, name)
         raise AttributeError(f"{self._theus_class.__name__!r} object has no attribute {name!r}")
+
+    __dict__: Any = property(lambda self: {name: getattr(self, name) for name in self._theus_value.__dict__})
 
     def __setattr__(self, name: str, value: Any) -> None:
         _refuse(self)
@@ -285,20 +306,6 @@ def view_class(cls: type) -> type:
 
 
 def _generate(cls: type) -> type:
-    model = is_model(cls)
-    slots = ("_theus_value", "__dict__", "__weakref__") if model else subclass_slots(cls, "_theus_value")
-    body: dict[str, Any] = {
-        **(special_methods(cls) if model else {}),
-        "__slots__": (*slots, "_theus_scope"),
-        "__module__": cls.__module__,
-        "__qualname__": cls.__qualname__,
-        "__doc__": cls.__doc__,
-        "__class__": property(lambda self: cls),
-        "__match_args__": getattr(cls, "__match_args__", ()),
-        "_theus_class": cls,
-    }
-    for name in field_names(cls):
-        body[name] = _Field(cls, name)
-    made: type = type(cls.__name__, (ObjectView,), body) if model else type(cls)(cls.__name__, (ObjectView, cls), body)
-    register(made)
+    body: dict[str, Any] = {name: _Field(cls, name) for name in field_names(cls)}
+    made: type = face_class(cls, ObjectView, ("_theus_value", "_theus_scope"), _Cached, body)
     return made

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import copy
+import decimal
 import functools
 import gc
 import logging
@@ -19,6 +20,7 @@ from worker_tools import call, nothing_left, run_program, workers
 from theus.environments.book import Book
 from theus.environments.meter import Meter
 from theus.environments.near_blocks import Blocks
+from theus.environments.variables import Variables
 from theus.environments.worker import WorkerEnvironment
 from theus.errors import ContractError, NotTransferable
 from theus.processes import Process, process
@@ -298,6 +300,21 @@ def test_context_variables_cross_if_they_can(run):
         assert await call(environment, bodies.users) == ("nobody", "nothing")
 
     run(main)
+
+
+def test_decimals_are_rounded_there_as_here(run):
+    async def main(environment):
+        assert await call(environment, bodies.third) == decimal.Decimal(1) / 3
+        with decimal.localcontext(prec=5, rounding=decimal.ROUND_UP):
+            assert str(await call(environment, bodies.third)) == "0.33334"
+        assert await call(environment, bodies.third) == decimal.Decimal(1) / 3
+
+    run(main)
+
+
+def test_a_plain_context_of_decimal_is_not_sent():
+    decimal.getcontext()
+    assert Variables().travelling(contextvars.copy_context()) == []
 
 
 class _Records(logging.Handler):

@@ -7,6 +7,7 @@ import threading
 import warnings
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import Enum
 from typing import NamedTuple
 
@@ -162,3 +163,7 @@ def use_domain(ctx):
 
 def variables(names):
     return [os.environ.get(name) for name in names]
+
+
+def third() -> Decimal:
+    return Decimal(1) / 3

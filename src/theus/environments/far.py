@@ -33,9 +33,9 @@ from theus.environments.far_host import FarHost
 from theus.environments.far_logs import FarLogs
 from theus.environments.far_parts import FarParts
 from theus.environments.faults import culprit, does_not_load, pack_error, text_of
-from theus.environments.parcel import FAULTS, PROTOCOL, Parcel, Shape, is_simple, unship, variable
+from theus.environments.parcel import FAULTS, PROTOCOL, Parcel, Shape, is_simple, unship
 from theus.environments.runner import execute, execute_async
-from theus.environments.variables import Variables
+from theus.environments.variables import Variables, setter
 from theus.protocols import Call, Outcome
 from theus.state.snapshot import Snapshot, readonly
 
@@ -232,7 +232,7 @@ class FarSide:
         context = Context()
         for name, value in variables:
             try:
-                context.run(variable(*name).set, value)
+                context.run(setter(*name), value)
             except FAULTS:
                 continue  # its module does not load here; then nothing here can ask for it
         try:

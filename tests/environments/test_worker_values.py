@@ -313,8 +313,11 @@ def test_decimals_are_rounded_there_as_here(run):
 
 
 def test_a_plain_context_of_decimal_is_not_sent():
-    decimal.getcontext()
-    assert Variables().travelling(contextvars.copy_context()) == []
+    def travelling():
+        decimal.getcontext()
+        return Variables().travelling(contextvars.copy_context())
+
+    assert contextvars.Context().run(travelling) == []
 
 
 class _Records(logging.Handler):

@@ -200,6 +200,8 @@ class Engine(Generic[D]):
                 f"Engine(loop_factory={loop_factory!r}): give a function that makes a loop, e.g. uvloop.new_event_loop."
             )
         for name, functions in (("invariants", invariants), ("observers", observers)):
+            if callable(functions):
+                raise DefinitionError(f"Engine({name}=...) takes a list of functions: {name}=[...].")
             for function in functions:
                 if not callable(function):
                     raise DefinitionError(f"Engine({name}=...) takes functions, not {function!r}.")

@@ -118,10 +118,16 @@ class Process(Step[In, Out]):
     ) -> None:
         if isinstance(fn, (staticmethod, classmethod)):
             raise DefinitionError(f"@process stands inside @{type(fn).__name__}; swap them: @process goes next to def.")
-        if isinstance(fn, type) or not callable(fn):
+        if isinstance(fn, Process):
             raise DefinitionError(
-                f"a process is made from a function; {fn!r} is {'a class' if isinstance(fn, type) else 'not callable'}."
+                f"{fn.name!r} is a process already. Give its options where it is made, in one @process(...); for another"
+                f" one of the same function write process({fn.name}.fn, ...)."
             )
+        if isinstance(fn, type) or not callable(fn):
+            what = (
+                f"{fn!r} is a class" if isinstance(fn, type) else f"a value of type {type(fn).__name__} is not callable"
+            )
+            raise DefinitionError(f"a process is made from a function; {what}.")
         self.fn = fn
         self.name = _name(fn)
         self._read_signature()

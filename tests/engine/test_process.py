@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 
-from theus import Context, DefinitionError, Engine, Process, each, process
+from theus import Context, DefinitionError, Engine, Process, each, flow, process
 
 
 @process(reads=["stock.{sku}"], writes=["orders"], retries=2, timeout=5)
@@ -114,6 +114,9 @@ async def a_coroutine():
         (lambda: process(classmethod(double)), "swap them"),
         (lambda: process(Till), "class"),
         (lambda: process(42), "not callable"),
+        (lambda: process(flow(double)), "a value of type Flow is not callable"),
+        (lambda: process(retries=1)(double), "process already"),
+        (lambda: Engine(invariants=lambda domain: True), r"invariants=\[...\]"),
         (lambda: process(nature="fast")(double.fn), "one of 'io', 'cpu', 'state'"),
         (lambda: process(environment="moon")(double.fn), "'inline'"),
         (lambda: process(timeout=-1)(double.fn), "seconds above 0"),

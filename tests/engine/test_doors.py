@@ -197,6 +197,20 @@ def test_an_exception_comes_out_as_it_is_with_its_traceback_and_a_note(engine):
     assert engine.state == Shop(stock={"tea": 3})
 
 
+@pytest.mark.parametrize("nature", [None, "cpu"])
+def test_a_next_that_finds_nothing_is_told_with_the_process(engine, nature):
+    @process(nature=nature)
+    def first(rows):
+        return next(row for row in rows if row > 5)
+
+    for step in (first, flow(first, str)):
+        with pytest.raises(RuntimeError, match=r"'first' raised StopIteration: .* default") as caught:
+            engine.run(step, [1])
+        assert type(caught.value.__cause__) is StopIteration
+        assert "in process 'first'" in caught.value.__notes__[0]
+    assert isinstance(engine.run(each(first, on_error="collect"), [[1]])[0], RuntimeError)
+
+
 def test_the_cause_of_an_exception_stays(engine):
     @process
     async def fails(ctx, n):

@@ -57,6 +57,8 @@ def execute(call: Call, *, measure_cpu: bool = False, within: Transaction | None
         attempt.hand_over(value)
         if within is not None:
             attempt.leave(within)
+    except StopIteration as error:
+        outcome.error = _as_runtime_error(process.name, error)
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         outcome.error = error
     finally:
@@ -72,6 +74,15 @@ def execute(call: Call, *, measure_cpu: bool = False, within: Transaction | None
     finally:
         arguments, value = (), None
         del outcome, attempt, call
+
+
+def _as_runtime_error(name: str, error: StopIteration) -> RuntimeError:
+    """What Python makes of it in a generator or coroutine, where it would mean the end (PEP 479). We are called from one."""
+    made = RuntimeError(
+        f"process {name!r} raised StopIteration: there was no next item. Give next(...) a default, or catch it."
+    )
+    made.__cause__ = error
+    return made
 
 
 async def execute_async(call: Call) -> Outcome:

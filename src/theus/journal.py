@@ -35,7 +35,7 @@ from theus.errors import DefinitionError, RunFenced, StoreError, TheusError, Wor
 from theus.portal import Exiting
 from theus.processes import Process, Step
 from theus.protocols import Call, Commit, Committed, Conflict, Outcome, Record, Refused, Store, Version
-from theus.records import pack, unpack
+from theus.records import fields_of, pack, unpack
 from theus.schedule import NOTHING, Position, walk
 from theus.workflow import as_step, first_step
 from theus.workflow.outline import changes, difference, outline
@@ -201,7 +201,7 @@ class Journal:
         passing = await self._passing()
         calls: Counter[str] = Counter()
         for record in passing:
-            if record.kind == "step" and "process" in (fields := unpack(record.value or b"")[0]):
+            if record.kind == "step" and record.value and "process" in (fields := fields_of(record.value)):
                 calls[fields["process"]] += 1
         entry = replace(self._entry, status="done", ended=self._engine.clock.time(), error=None, calls=calls)
         done = entry.record()
@@ -315,12 +315,12 @@ class Journal:
     def answer_of(self, position: Position) -> bool | None:
         """What a predicate said; None: it was not asked."""
         data = self._found.get(f"{position}/?")
-        return None if data is None else bool(unpack(data)[0]["answer"])
+        return None if data is None else bool(fields_of(data)["answer"])
 
     def failed_before(self, position: Position) -> Exception | None:
         """The error that was collected for an item. What it was made of is gone: it is a plain TheusError."""
         data = self._found.get(f"{position}/!")
-        return None if data is None else TheusError(unpack(data)[0]["error"])
+        return None if data is None else TheusError(fields_of(data)["error"])
 
     def knows(self, position: Position) -> bool:
         """Whether something at or below was recorded before."""
@@ -336,7 +336,7 @@ class Journal:
     async def source(self, items: AsyncIterator[Any], position: Position) -> AsyncIterator[Any]:
         """The items of a source, which is pulled again: an item is known by its number."""
         data = self._found.get(f"{position}/end")
-        total = None if data is None else int(unpack(data)[0]["total"])
+        total = None if data is None else int(fields_of(data)["total"])
         count = 0
         async for item in items:
             yield item

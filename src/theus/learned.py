@@ -28,7 +28,7 @@ from theus.environments.cpus import usable_cpus
 from theus.errors import StoreError
 from theus.identity import is_lasting
 from theus.protocols import Commit, Record
-from theus.records import pack, unpack
+from theus.records import fields_of, pack
 
 if TYPE_CHECKING:
     from theus.identity import Remembered
@@ -61,7 +61,7 @@ class Learned:
         except StoreError as error:
             log.info("what was learned of processes could not be read, so it is measured anew: %s", error)
             return
-        self._kept = {record.key: unpack(record.value)[0] for record in records if record.value is not None}
+        self._kept = {record.key: fields_of(record.value) for record in records if record.value is not None}
         for name, profile in self._profiled.copy().items():
             self.recall(name, profile)
 

@@ -34,6 +34,14 @@ def pack(fields: dict[str, Any], *parts: bytes) -> bytes:
     return b"%b\n%b" % (encode([fields, *map(len, parts)]), b"".join(parts))
 
 
+def fields_of(data: bytes) -> dict[str, Any]:
+    """The fields of ``pack`` alone."""
+    from msgspec.json import decode
+
+    fields: dict[str, Any] = decode(data.partition(b"\n")[0])[0]
+    return fields
+
+
 def unpack(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
     """The fields and the parts of ``pack``."""
     from msgspec.json import decode

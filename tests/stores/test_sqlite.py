@@ -110,6 +110,37 @@ def test_a_dict_is_a_domain_and_nothing_is_none(domain: Any, tmp_path) -> None:
         assert engine.state["hits"] == 3
 
 
+def test_who_commits_a_lot_gets_room_for_it_at_once(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_MANY", 3)
+    path = tmp_path / "shop.db"
+    with Engine(Shop(), store=path) as engine:
+        for _ in range(2):
+            engine.run(hit)
+        assert os.path.getsize(f"{path}-wal") < 2**20
+        engine.run(hit)
+        assert os.path.getsize(f"{path}-wal") > 2**20
+        driver: Any = engine.store._driver  # type: ignore[union-attr]
+        assert driver._db.execute("SELECT min(version) FROM part").fetchone() == (0,)  # nothing was written
+    assert path.stat().st_size < 2**20
+    with Engine(Shop(), store=path) as engine:
+        assert engine.state.hits == 3
+
+
+def test_a_file_that_was_exchanged_for_an_older_one_is_noticed(tmp_path) -> None:
+    path = tmp_path / "shop.db"
+    with Engine(Shop(), store=path) as engine:
+        engine.run(hit)
+        engine.run(hit)
+        with sqlite3.connect(path) as other:  # as a restored backup would
+            other.execute("DELETE FROM journal WHERE version = 2")
+        other.close()
+        with pytest.raises(StoreError, match="ends before version 2"):
+            engine.run(hit)
+        assert engine.state.hits == 2
+    with Engine(Shop(), store=path) as engine:
+        assert engine.run(hit) == 2
+
+
 # --- what the store is called ---
 
 

@@ -17,7 +17,7 @@ from theus import DefinitionError, Engine
 from theus.cli.stores import guarded, open_blind
 from theus.journal import Entry, entry_of, forget, logged, record_of
 from theus.protocols import Record, Store
-from theus.records import unpack
+from theus.records import fields_of, unpack
 from theus.stores.replica import Replica
 
 COLOURS = {"done": "green", "failed": "red", "running": "yellow"}
@@ -89,7 +89,7 @@ def _list(store: Store) -> None:
 
 
 def _steps(store: Store, run_id: str) -> int:
-    return sum("process" in unpack(record.value or b"")[0] for record in store.records("step", f"{run_id}/"))
+    return sum("process" in fields_of(record.value or b"") for record in store.records("step", f"{run_id}/"))
 
 
 def _show(store: Replica, run_id: str) -> None:

@@ -198,9 +198,7 @@ class Head:
         """Let everybody see what was staged."""
         staged, self._staged = self._staged, []
         return [
-            self._publish(one.snapshot.root, one.author, one.ops, at)
-            if one.lasts
-            else self.follow(one.author, one.ops, at)
+            self._publish(one.snapshot, one.author, one.ops, at) if one.lasts else self.follow(one.author, one.ops, at)
             for one in staged
         ]
 
@@ -218,15 +216,16 @@ class Head:
             answer = self.commit(Commit(self.version, (), operations, author), at)
             assert type(answer) is Committed, "it was validated already"
             return answer
-        return self._publish(self.snapshot.root, author, (), at)
+        return self._publish(Snapshot(self.version + 1, self.snapshot.root), author, (), at)
 
-    def _publish(self, root: Any, author: str, operations: Ops, at: float) -> Committed:
+    def _publish(self, snapshot: Snapshot, author: str, operations: Ops, at: float) -> Committed:
         """Let a state that is complete, and marked in the tree of written paths, be the newest."""
         with self._lock:
-            version = self.version + 1
+            version = snapshot.version
             if not version % _ERA:
                 self._begin_era(version)
-            self.snapshot = snapshot = Snapshot(version, root, self, self._era)
+            snapshot.head, snapshot.era = self, self._era
+            self.snapshot = snapshot
             self.version = version
             if operations:
                 self.history.add(snapshot, author, operations, at)

@@ -42,8 +42,8 @@ class Entry:
 def weigh(operations: bytes, records: Sequence[Record]) -> int:
     """The same of a commit that has no number yet."""
     weight = _FIXED + len(operations)
-    for record in records:
-        weight += _FIXED + len(record.value or b"")
+    for _, _, value in records:
+        weight += _FIXED if value is None else _FIXED + len(value)
     return weight
 
 

@@ -30,9 +30,11 @@ class Recent:
 
     def note(self, version: Version, records: Sequence[Record]) -> None:
         """What the next entry of the log says."""
-        for record in records:
-            self._kinds.setdefault(record.kind, {})[record.key] = (version, record.value)
-            self.weight += _FIXED + len(record.value or b"")
+        for kind, key, value in records:
+            if kind not in self._kinds:
+                self._kinds[kind] = {}
+            self._kinds[kind][key] = (version, value)
+            self.weight += _FIXED if value is None else _FIXED + len(value)
         self.version = version
 
     def get(self, kind: str, key: str) -> tuple[Version, bytes | None] | None:

@@ -345,19 +345,25 @@ class Replica:
         """Make one group of those who wait, hand the lead on, then answer."""
         with self._door:
             group, self._waiting = self._waiting, []
+        answered, again = group, list[_Waiting]()
         try:
             self._commit_group(group)
+        except BaseException:  # the leader itself was interrupted: nothing was committed of those without an answer
+            answered = [one for one in group if one.is_answered]
+            again = [one for one in group if not one.is_answered and one is not own]
+            raise
         finally:
             with self._door:
-                again = [one for one in group if not one.is_answered and one is not own]
-                self._waiting[:0] = again  # nothing of them was committed: the leader itself was interrupted
+                if again:
+                    self._waiting[:0] = again
                 following = self._waiting[0] if self._waiting else None
                 if following is None:
                     self._is_led = False
-                    self._is_idle.notify_all()
+                    if self._closed:
+                        self._is_idle.notify_all()
             if following is not None:
                 self._hand_over(following)
-            _wake([one for one in group if one.is_answered])
+            _wake(answered)
 
     def _hand_over(self, waiting: _Waiting) -> None:
         if waiting.lock is not None:
@@ -377,16 +383,17 @@ class Replica:
         looked: list[tuple[_Waiting, Looked]] = []  #: saw what is staged: true only if that comes to be
 
         def make(others: Sequence[Entry]) -> list[Proposed]:
-            head.discard()
-            self._take_over(others)
             if staged:  # the store refused them: perhaps for a record
+                head.discard()
                 self._recorded.clear()
-            staged.clear()
-            looked.clear()
+                staged.clear()
+                looked.clear()
+            for waiting in group:
+                waiting.answer = waiting.error = None  # of the last time
+            self._take_over(others)
             at = time.time()
             changed: dict[tuple[str, str], bytes | None] = {}
             for waiting in group:
-                waiting.answer = waiting.error = None  # of the last time, if others came in between
                 made = self._stage(head, waiting, at, changed)
                 if isinstance(made, Proposed):
                     staged.append((waiting, made))
@@ -424,11 +431,11 @@ class Replica:
             nonlocal encoded
             encoded = self._codec.encode_ops(operations, commit.author)
 
-        for expected in commit.expected:
-            place = (expected.kind, expected.key)
+        for kind, key, expected in commit.expected:
+            place = (kind, key)
             value = changed[place] if place in changed else self._record(place)
-            if value != expected.value:
-                waiting.answer = Refused(Record(*place, value))
+            if value != expected:
+                waiting.answer = Refused(Record(kind, key, value))
                 return None
         try:
             if waiting.context is None:
@@ -446,8 +453,8 @@ class Replica:
         if not isinstance(staged, Staged):
             waiting.answer = staged
             return None
-        for record in commit.records:
-            changed[record.kind, record.key] = record.value
+        for kind, key, value in commit.records:
+            changed[kind, key] = value
         return Proposed(commit.author, at, encoded, commit.records, commit.expected, staged)
 
     def _record(self, place: tuple[str, str]) -> bytes | None:
@@ -460,10 +467,9 @@ class Replica:
 
     def _note(self, records: Sequence[Record]) -> None:
         """What the log says of records that are known here."""
-        for record in records:
-            place = (record.kind, record.key)
-            if place in self._recorded:
-                self._recorded[place] = record.value
+        for kind, key, value in records:
+            if (kind, key) in self._recorded:
+                self._recorded[kind, key] = value
 
     def _publish(self, head: Head, staged: list[tuple[_Waiting, Proposed]], between: Sequence[Entry]) -> None:
         """What was staged has come to be, after what others appended ``between``."""

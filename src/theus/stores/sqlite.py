@@ -9,7 +9,7 @@
 
 The file is in WAL mode: readers never wait. Writers queue at a lock file beside it (``flock``), because SQLite's own way of
 waiting is to try again and again, which lets some processes starve; with the queue nobody ever finds the database locked.
-Everything else is one ``BEGIN IMMEDIATE`` for each group of commits, inside which nobody can come between.
+A commit is one statement, which appends after the entry that its engine took for the newest, or does nothing if it is not.
 
 **Power.** With ``sync="full"`` a commit is on the disk when it is answered. With ``"normal"`` it is in the operating
 system: it survives the end of the process in any way, but a power failure may take the last ones (never a part of one).
@@ -43,6 +43,8 @@ _OURS = 0x54485553  #: the ``application_id`` of our files: THUS
 _FORMAT = 2
 _PART = 2**20  #: bytes of a snapshot in one row, and about what one transaction writes of it
 _BATCH = 10_000  #: journal rows that one transaction deletes
+_MANY = 32  #: commits of a program; whoever makes so many gets room for more
+_ROOM = 6 * _PART  #: bytes; what of them does not fit into SQLite's cache is about what its log grows to
 _RECENT = 2**18  #: bytes of records that only the log shows, before the table is brought up to it
 _SOON, _LATE = 0.001, 0.010  #: seconds between two looks at the file
 _BUSY = 60.0  #: seconds to wait for somebody who holds the file without having queued: a shell, a backup
@@ -53,6 +55,10 @@ CREATE TABLE folded (version INTEGER);
 CREATE TABLE kept (version INTEGER PRIMARY KEY, size INTEGER);
 CREATE TABLE part (version INTEGER, number INTEGER, data BLOB, PRIMARY KEY (version, number));
 """
+#: One statement for one commit: it comes after the newest entry, or is ignored because that is another one than was thought.
+_APPEND = (
+    "INSERT OR IGNORE INTO journal VALUES ((SELECT max(version) + (max(version) = ?) FROM journal), ?, ?, ?, ?, ?)"
+)
 _GONE = frozenset(
     (
         sqlite3.SQLITE_BUSY,
@@ -79,6 +85,9 @@ class SqliteDriver:
         self._queue = -1  #: file descriptor
         self._recent = Recent(0)
         self._newest: Version = 0  #: the last entry that was given to the replica, or that it appended
+        self._count = 0  #: of appends
+        self._group = ""  #: the last one that was to be appended
+        self._is_shared = False  #: others had appended something before the last append of ours, as they may again
         self.closing = threading.Event()
         self._speaking = _Speaking(self)
         self._pause = _SOON
@@ -103,6 +112,9 @@ class SqliteDriver:
                     with self._transaction("BEGIN IMMEDIATE"):
                         self._fold()
                     self._recent.forget(self._folded())
+                self._count += 1
+                if self._count == _MANY and self._sync == "full":
+                    self._make_room()
                 return self._append(known, group, make)
             finally:
                 fcntl.flock(self._queue, fcntl.LOCK_UN)
@@ -320,36 +332,68 @@ class SqliteDriver:
             db.execute("UPDATE folded SET version = ?", (recent.version,))
 
     def _append(self, known: Version, group: str, make: Make) -> Sequence[Entry]:
-        db = self._db
-        db.execute("BEGIN IMMEDIATE")
-        version = known
-        proposed: Sequence[Proposed] = ()
-        try:
-            others = self._after(known)
-            ours = [entry.version for entry in others if entry.group == group]
-            if ours:
-                db.execute("ROLLBACK")
-                return [entry for entry in others if entry.version < ours[0]]
+        looks, self._group = self._is_shared or group == self._group, group
+        others: Sequence[Entry] = self._after(known) if looks else ()  # as a rule nobody came in between
+        newest, self._is_shared = known, bool(others)
+        while True:
+            if others:
+                newest, self._is_shared = others[-1].version, True
+                ours = [entry.version for entry in others if entry.group == group]
+                if ours:
+                    return [entry for entry in others if entry.version < ours[0]]
             proposed = make(others)
-            if not proposed:
-                db.execute("ROLLBACK")
+            if proposed and self._insert(newest, group, proposed):
                 return ()
-            version = others[-1].version if others else known
-            rows = []
-            for one in proposed:
-                version += 1
-                rows.append((version, one.author, one.at, one.ops, packed_records(one), group))
-            db.executemany("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?)", rows)
-            db.execute("COMMIT")
+            others = self._after(newest)
+            if not others and proposed:
+                raise StoreError(
+                    f"store {self.path}: its log ends before version {newest}, which was read from it; was the file exchanged "
+                    "for an older one? Nothing was committed; start the program again."
+                )
+            if not others:
+                return ()
+
+    def _insert(self, newest: Version, group: str, proposed: Sequence[Proposed]) -> bool:
+        """Append after the newest entry, all or nothing; False: there are newer ones."""
+        db = self._db
+        rows = [
+            (before, one.author, one.at, one.ops, packed_records(one), group)
+            for before, one in enumerate(proposed, newest)
+        ]
+        try:
+            if len(rows) == 1:
+                is_made = bool(db.execute(_APPEND, rows[0]).rowcount == 1)
+            else:
+                db.execute("BEGIN IMMEDIATE")
+                is_made = db.executemany(_APPEND, rows).rowcount == len(rows)
+                db.execute("COMMIT" if is_made else "ROLLBACK")
         except BaseException as failure:
             if db.in_transaction:
                 db.execute("ROLLBACK")
-            if not isinstance(failure, sqlite3.Error) or not self._stands(group, version):
+            if not isinstance(failure, sqlite3.Error) or not self._stands(group, newest + len(rows)):
                 raise
-        self._newest = version
-        for number, one in enumerate(proposed, version - len(proposed) + 1):
-            self._recent.note(number, one.records)
-        return ()
+            is_made = True
+        if is_made:
+            self._newest = newest + len(rows)
+            for version, one in enumerate(proposed, newest + 1):
+                self._recent.note(version, one.records)
+        return is_made
+
+    def _make_room(self) -> None:
+        """Let the file that SQLite writes ahead (``-wal``) grow at once to what it reaches in the end.
+
+        An ``fsync`` of a file that grew waits for the file system's own journal, and for whoever else writes there; one
+        of a file that was only written over does not. What is rolled back leaves room behind, and nothing else.
+        """
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            db.execute("INSERT INTO part VALUES (-1, 0, zeroblob(?))", (_ROOM,))
+        except sqlite3.OperationalError as failure:  # the disk is nearly full: then it grows as it needs
+            log.info("store %s: no room was made ahead: %s", self.path, failure)
+        finally:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
 
     def _stands(self, group: str, version: Version) -> bool:
         """Whether a group whose commit failed is in the log all the same."""

@@ -44,8 +44,11 @@ def difference(old: Sequence[str], new: Sequence[str]) -> str:
 
 def _lines(step: Step[Any, Any], where: str) -> Iterator[str]:
     if isinstance(step, Process):
-        fixed = ", ".join(f"{name}={_shown(value)}" for name, value in sorted(step.bound.items()))
-        yield f"{where}: {step.name}" + (f"({fixed})" if fixed else "")
+        if step.bound:
+            fixed = ", ".join(f"{name}={_shown(value)}" for name, value in sorted(step.bound.items()))
+            yield f"{where}: {step.name}({fixed})"
+        else:
+            yield f"{where}: {step.name}"
         return
     assert isinstance(step, Workflow)
     yield f"{where}: {step.kind}"

@@ -18,6 +18,7 @@ environment. In every case nothing was committed. Handing the commit to the stor
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import time
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from theus.clock import backoff
 from theus.compute import compute
+from theus.context import current
 from theus.doors import drive
 from theus.environments.runner import execute, open_source
 from theus.errors import (
@@ -54,9 +56,9 @@ from theus.events import (
     StateCommitted,
     WorkerLost,
 )
-from theus.moves import bring_back, look_again
+from theus.moves import Trial, bring_back, look_again
 from theus.overlap import Outlook
-from theus.placement import PARALLEL, SLOW
+from theus.placement import PARALLEL, SLOW, is_free
 from theus.portal import Exiting
 from theus.processes import Process
 from theus.protocols import Call, Calls, Commit, Committed, Conflict, NotYet, Outcome, Record, Refused
@@ -317,6 +319,10 @@ class Attempts:
         profile = engine.profiled.get(process.root.definition) or engine.profile(process)
         environment: Environment | Early
         placement, environment = profile.homes.get(run.blocking) or engine.settle(profile, process, run.blocking)
+        is_new = environment is engine.threads and not profile.recent and is_free(process) and current.get() is None
+        if is_new and profile.trial is not None and not profile.trial.done():
+            await asyncio.wait([asyncio.wrap_future(profile.trial)])
+            placement, environment = profile.homes[False]
         attempt = failures = foreign = 0
         kept = None if journal is None else journal.kept(position)
         if early is not None:
@@ -328,6 +334,7 @@ class Attempts:
         if (profile.heat > HOT or process.contract.exclusive) and (early is None or early.held is None):
             ticket = self._first_ticket(process, args, kwargs, profile)
         in_commit = process.nature == "state" and store is not None
+        trial = None if profile.trial is not None or not is_new else Trial(engine, profile)
         try:
             while True:
                 attempt += 1
@@ -422,6 +429,8 @@ class Attempts:
                     # The traceback keeps this frame: it must not keep the failed step's values.
                     del outcome, error, call, args, kwargs, value
         finally:
+            if trial is not None:
+                trial.end()
             if ticket is not None and not ticket.release():
                 profile.heat *= COOLING
 

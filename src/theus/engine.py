@@ -29,6 +29,7 @@ from theus.clock import SystemClock
 from theus.context import running_attempt
 from theus.doors import drive, warn_about_loop
 from theus.environments.cpus import usable_cpus
+from theus.environments.in_turn import InTurnEnvironment
 from theus.environments.inline import BriefEnvironment, InlineEnvironment
 from theus.environments.loop import LoopEnvironment
 from theus.environments.meter import Meter, Ticker
@@ -167,6 +168,7 @@ class Engine(Generic[D]):
             for name in ("inline", "loop"):
                 self.environments[name] = CheckedEnvironment(self.environments[name])
         self._brief = BriefEnvironment()
+        self._in_turn = InTurnEnvironment(self.threads)
         self._lock = threading.Lock()
         self._token = secrets.token_hex(4)
         self._numbers = itertools.count(1)
@@ -539,6 +541,8 @@ class Engine(Generic[D]):
             placement = place(process, blocking=blocking, debug=self.debug, known=profile.known())
         if placement.environment == "inline" and not blocking and not self.debug:
             environment: Environment = self._brief
+        elif placement.in_turn:
+            environment = self._in_turn
         elif placement.environment == OWN_LOOP:
             spawn = self._own_loops.next().spawn
             environment = OwnLoopEnvironment(spawn, self.clock, functools.partial(may_change_loop, profile))

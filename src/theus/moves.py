@@ -5,9 +5,13 @@ The decision itself is pure and stands in ``placement.py``; here it is carried o
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import logging
+from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any
 
+from theus.environments.in_turn import PATIENCE
 from theus.errors import NotTransferable
 from theus.events import Stalled
 from theus.placement import (
@@ -38,6 +42,41 @@ log = logging.getLogger("theus")
 
 MOST_SEEN = 32  #: measured calls whose writes are noted, to say what a process changes
 MOST_PLACES = 1000  #: that are told of
+LOOK = 0.02  #: seconds after which a first call is seen to wait
+
+
+class Trial:
+    """The first call of a ``def``, on a running loop. Others that come meanwhile wait until it has ended, or is seen to wait.
+
+    If many began at once and turned out to compute, an event loop beside them would get the interpreter's lock back after
+    seconds; and if they may travel, that has to be known before they begin.
+    """
+
+    def __init__(self, engine: Engine[Any], profile: Profile) -> None:
+        self._engine = engine
+        self._profile = profile
+        self._over: concurrent.futures.Future[None] = concurrent.futures.Future()
+        profile.trial = self._over  # and not self, which would be a cycle
+        self._began, self._computed = perf_counter(), process_time()
+        self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
+
+    def _look(self) -> None:
+        """Does anybody compute?"""
+        before, self._computed = self._computed, process_time()
+        if self._computed - before < LOOK / 4:  # no more than what others leave it on a busy machine
+            self.end()
+        elif perf_counter() - self._began < PATIENCE:
+            self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
+        else:
+            reason = f"def that has computed for {PATIENCE:g} s, as it seems: in a thread"
+            self._engine.settle(self._profile, self._profile.process, False, Placement("thread", reason, in_turn=True))
+            self.end()
+
+    def end(self) -> None:
+        """The others need not wait any more."""
+        self._timer.cancel()
+        if not self._over.done():
+            self._over.set_result(None)
 
 
 async def look_again(attempts: Attempts, call: Call, outcome: Outcome, profile: Profile, placement: Placement) -> None:

@@ -13,6 +13,8 @@ from theus.placement import SETTLED, SHORT, SLOW, Known, gain, is_free, millisec
 from theus.proposal import Touched
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from theus.errors import Path
     from theus.placement import Placement
     from theus.processes import Process
@@ -82,6 +84,7 @@ class Profile:
     #: whether a call was seen to leave its arguments as they were; False: the next one is to be watched; None: nobody asked
     witnessed: bool | None = None
     refused: dict[str, str] = field(default_factory=dict)  #: environment -> why it cannot go there
+    trial: Future[None] | None = None  #: ends with its first call in a thread, for which the others wait
     moved_at: int = -SETTLED  #: at which of its calls it last changed its place
     touched: Touched = field(default_factory=Touched)  #: all with ``strict=False``, else what measured calls did
     heat: float = 0.0  #: 1 after a conflict; cools while nobody queues behind it

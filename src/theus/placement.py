@@ -45,6 +45,7 @@ SHORT = 50e-6  #: seconds; the way to a thread and back is longer
 SLOW = 0.005  #: seconds of an inline call that a loop bears now and then
 COMPUTES = 0.005  #: seconds of CPU in a call that matter, whatever it does with the interpreter's lock
 HINDERS = 0.001  #: seconds with the lock that are worth another core: the way there and back takes a tenth of that
+LITTLE = 0.1  #: of its CPU that a call may wait to run in turn with others: so much longer it takes them
 STAYS = 0.4  #: the part of a threshold that is enough to stay
 HOLDS = 0.5  #: the part of its CPU during which it holds the interpreter's lock, from which a thread is no help
 SETTLED = 1000  #: calls in one place before a process may leave the threads (again)
@@ -56,6 +57,7 @@ class Placement:
 
     environment: str
     reason: str
+    in_turn: bool = False  #: one call after the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +192,9 @@ def _measured(process: Process[Any, Any], known: Known, now: str) -> Placement:
             else f"computes {milliseconds(known.cpu)} a call, too little for another core:"
         )
         return Placement("thread", f"def that {does} in a thread")
+    if known.measured:  # alone it can be told
+        does = f"computes {milliseconds(known.cpu)} a call, and perhaps holds the interpreter's lock"
+        return Placement("thread", f"def that {does}: in a thread", in_turn=True)
     return Placement("thread", "def that may wait: off the loop, in a thread")
 
 
@@ -197,16 +202,16 @@ def _computing(process: Process[Any, Any], known: Known, now: str) -> Placement:
     if known.parallel_threads:
         return Placement("thread", "computes, and threads of this Python compute at the same time")
     does = f"computes {milliseconds(known.cpu)} a call and holds the interpreter's lock"
+    # Side by side they would only keep others from the lock; but one that also waits lets others compute meanwhile.
+    in_turn = known.waits <= LITTLE * known.cpu
     hindrance = known.refused.get(PARALLEL) or cannot_travel(process.fn)
     if hindrance is not None:
-        return Placement("thread", f"{does}, but cannot go to another core: {hindrance}")
+        return Placement("thread", f"{does}, but cannot go to another core: {hindrance}", in_turn)
     if known.moving is None:
-        return Placement("thread", f"{does}; what it takes to send it to another core is not known yet")
+        return Placement("thread", f"{does}; what it takes to send it to another core is not known yet", in_turn)
     if known.moving * (1.0 if now == PARALLEL else 1.5) > known.cpu:
-        return Placement(
-            "thread",
-            f"another core is not worth it: moves {milliseconds(known.moving)} to compute {milliseconds(known.cpu)}",
-        )
+        moves = f"moves {milliseconds(known.moving)} to compute {milliseconds(known.cpu)}"
+        return Placement("thread", f"another core is not worth it: {moves}", in_turn)
     # Many calls at once take (cpu + waits) / workers each there, but max(cpu, waits / calls) in threads, which are many.
     # A single one takes as long here as there. The half more is for few calls at once, which do not fill the threads.
     if known.waits > 1.5 * (known.workers - 1) * known.cpu * (1.0 if now != PARALLEL else 1 / STAYS):

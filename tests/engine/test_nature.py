@@ -239,7 +239,7 @@ def test_who_would_take_up_a_worker_for_waiting_stays_in_a_thread():
 
 def test_not_worth_it_says_so():
     dear = placed(spin, changed(COMPUTES, cpu=0.012, moving=0.04))
-    assert dear == Placement("thread", "another core is not worth it: moves 40 ms to compute 12 ms")
+    assert dear == Placement("thread", "another core is not worth it: moves 40 ms to compute 12 ms", in_turn=True)
 
 
 def test_a_little_less_is_no_reason_to_leave():

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from theus.clock import SystemClock
+from theus.environments.in_turn import InTurnEnvironment
 from theus.environments.inline import InlineEnvironment
 from theus.environments.loop import LoopEnvironment
 from theus.environments.own_loop import OwnLoopEnvironment
@@ -26,11 +27,22 @@ class OwnLoop(OwnLoopEnvironment):
         await asyncio.to_thread(self.portal.close, grace)
 
 
+class InTurn(InTurnEnvironment):
+    """Brings its threads along, which in an engine are the engine's."""
+
+    def __init__(self):
+        super().__init__(ThreadEnvironment(SystemClock()))
+
+    async def stop(self, grace):
+        await self._threads.stop(grace)
+
+
 MAKERS = {
     "inline": InlineEnvironment,
     "loop": lambda: LoopEnvironment(SystemClock()),
     "own loop": lambda: OwnLoop(Portal(None)),
     "thread": lambda: ThreadEnvironment(SystemClock(), 3),
+    "in turn": InTurn,
     "worker": lambda: WorkerEnvironment(1, resources=RESOURCES),
 }
 if sys.version_info >= (3, 14):
@@ -55,7 +67,11 @@ def kept():
         asyncio.run(stop(2.0))
 
 
-@pytest.mark.parametrize(("name", "check"), [(name, check) for name in MAKERS for check in checks_for(name)], ids=str)
+def wanted(name):
+    return checks_for(name) if name != "in turn" else checks_for("thread", without={"timeout"})  # it is not for those
+
+
+@pytest.mark.parametrize(("name", "check"), [(name, check) for name in MAKERS for check in wanted(name)], ids=str)
 def test_environment(name, check, kept):
     alone = name not in kept or any(word in str(check) for word in ("stop", "capacity", "resource", "once"))
     asyncio.run(check(MAKERS[name] if alone else lambda: kept[name]))

@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -50,11 +50,15 @@ class ThreadEnvironment:
         """Nothing to do: threads start when they are needed."""
 
     async def run(self, call: Call) -> Outcome:
-        work = self.call(_execute, call)
+        work = self.call(measured, call)
         return await (work if call.process.timeout is None else within(self._clock, call, work, LET_GO))
 
-    async def call(self, function: Callable[..., T], *args: Any) -> T:
+    def call(self, function: Callable[..., T], *args: Any) -> Coroutine[Any, Any, T]:
         """Run any function in a thread, with the caller's context variables. Cancelling lets go of it; it runs on."""
+        return self.send(self.submit, function, *args)
+
+    async def send(self, submit: Callable[[Callable[[], None]], None], function: Callable[..., T], *args: Any) -> T:
+        """The same, where ``submit`` sees to it that what it is given is run in a thread."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
         # The thread takes everything out of the box and puts the answer in. What a failed call's traceback keeps of
@@ -69,7 +73,7 @@ class ThreadEnvironment:
             except RuntimeError:  # the loop was closed meanwhile: nobody waits for the answer
                 self.abandoned -= 1
 
-        self._submit(job, nested=current.get() is not None)
+        submit(job)
         try:
             return await answer
         except asyncio.CancelledError:
@@ -88,13 +92,14 @@ class ThreadEnvironment:
         else:  # raised on the loop, a source's KeyboardInterrupt or SystemExit would end it
             answer.set_exception(RuntimeError(f"{type(error).__name__} was raised in a thread: {error}"))
 
-    def _submit(self, job: Callable[[], None], *, nested: bool) -> None:
+    def submit(self, job: Callable[[], None]) -> None:
+        """Have it run in a thread, soon."""
         if self._stopped:
             raise RuntimeError("the thread environment was stopped")
         self._jobs.put(job)
         if not self._idle.acquire(blocking=False):
             with self._lock:
-                if len(self._threads) < self.capacity or nested:
+                if len(self._threads) < self.capacity or current.get() is not None:
                     thread = threading.Thread(target=self._work, name=f"theus-{next(self._numbers)}", daemon=True)
                     self._threads.add(thread)
                     thread.start()
@@ -133,7 +138,8 @@ class ThreadEnvironment:
             self._jobs.put(None)
 
 
-def _execute(call: Call) -> Outcome:
+def measured(call: Call) -> Outcome:
+    """Run a call in this thread, as its meter says."""
     outcome = execute(call) if call.meter is None else call.meter.measure(call)
     outcome.place = threading.current_thread().name
     try:

@@ -53,7 +53,7 @@ from theus.run import EventStream, Run, Stream, spawn_here
 from theus.schedule import NOTHING, Position, walk
 from theus.state.history import Change, Difference, Growth, readable, restoring
 from theus.state.snapshot import Snapshot, readonly
-from theus.state.values import detach
+from theus.state.values import detach, ingest
 from theus.stores import open_store
 from theus.stores.memory import MemoryStore
 from theus.tickets import Tickets
@@ -129,7 +129,7 @@ class Engine(Generic[D]):
         )
         if store is not None and not isinstance(store, (str, os.PathLike)) and not hasattr(store, "commit"):
             raise DefinitionError(f"Engine(store={store!r}): give a path, a URL or a Store; or leave store= out.")
-        self.config: Any = readonly(config)
+        self.config: Any = readonly(ingest(config, ("config",)))  # what its owner does to it from now on is not seen
         self.strict = strict
         self.debug = debug
         self.invariants = tuple(invariants)

@@ -218,6 +218,14 @@ def test_context_fields_cannot_be_set():
         engine.run(work)
 
 
+def test_what_becomes_of_the_object_that_was_given_does_not_change_config():
+    limits = {"most": 3, "names": ["tea"]}
+    with Engine(config=limits) as engine:
+        limits["most"] = 4
+        limits["names"].append("milk")
+        assert engine.run(lambda ctx: (ctx.config["most"], list(ctx.config["names"]))) == (3, ["tea"])
+
+
 def test_config_never_changes():
     @process
     def work(ctx):

@@ -220,7 +220,7 @@ class Profile:
                 process.nature
             ]
         if process.is_async:
-            return "waits (async def)"
+            return "blocks its loop (async def)" if self.stalls else "waits (async def)"
         computes = self.computes
         if computes is None:
             return "not measured yet"

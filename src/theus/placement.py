@@ -242,7 +242,8 @@ def gain(known: Known, used: Placement) -> str:
     if known.parallel_threads or known.kind() != "computes" or used.environment != "thread":
         return ""
     price = "" if known.moving is None else f", for {milliseconds(known.moving)} of sending"
-    return f"on another core it would take {milliseconds(known.cpu)} a call off this one{price}"
+    here = "; here its calls go one after the other" if used.in_turn else ""
+    return f"on another core it would take {milliseconds(known.cpu)} a call off this one{price}{here}"
 
 
 def milliseconds(seconds: float) -> str:
@@ -260,7 +261,7 @@ IMMUTABLE = (
 )
 WAITS = frozenset({"sleep_until", "wait_for"})
 MOST_PARTS = 100  #: of a value that are looked at
-LOOPS = ("asyncio", "anyio", "trio", "uvloop", "theus")
+LOOPS = ("asyncio", "anyio", "trio", "uvloop", "rloop", "theus")
 
 
 @functools.lru_cache(maxsize=4096)

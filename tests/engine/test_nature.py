@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import io
 import re
 import sys
 import threading
@@ -13,17 +14,20 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import given, settings, strategies as st
 from recorded_calls import RECORDED
+from rich.console import Console
 
 from theus import Engine, each, process
+from theus.cli.tables import FiguresTable
 from theus.environments.meter import INTERVAL, Meter, Seen, SwitchInterval, Ticker, _held
 from theus.environments.worker import WorkerEnvironment
 from theus.events import ProcessMoved
-from theus.nature import Profile, quantile
+from theus.nature import Explanation, Profile, quantile
 from theus.placement import (
     Known,
     Placement,
     cannot_be_inline,
     cannot_travel,
+    gain,
     milliseconds,
     next_place,
     place,
@@ -240,6 +244,45 @@ def test_who_would_take_up_a_worker_for_waiting_stays_in_a_thread():
 def test_not_worth_it_says_so():
     dear = placed(spin, changed(COMPUTES, cpu=0.012, moving=0.04))
     assert dear == Placement("thread", "another core is not worth it: moves 40 ms to compute 12 ms", in_turn=True)
+
+
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        (
+            changed(COMPUTES, cpu=0.02, moving=0.04),
+            "on another core it would take 20 ms a call off this one, for 40 ms of",
+        ),
+        (
+            changed(COMPUTES, cpu=0.02, refused={"worker": "no"}),
+            "off this one, for 1 ms of sending; here its calls go",
+        ),
+        (
+            changed(COMPUTES, cpu=0.02, waits=0.1),
+            "on another core it would take 20 ms a call off this one, for 1 ms of",
+        ),
+        (COMPUTES, ""),
+        (SHORT, ""),
+    ],
+)
+def test_what_it_would_gain_elsewhere(known, words):
+    told = gain(known, placed(spin, known))
+    assert words in told
+    assert bool(words) == bool(told)
+
+
+def test_who_was_refused_says_which_value_and_what_it_would_gain():
+    profile = profile_of([(0.02, 0.02, 0.02)], spin)
+    profile.refused["worker"] = "the result (socket) cannot be sent"
+    row = profile.explain(placed(spin, profile.known()))
+    assert row.refused == ("worker: the result (socket) cannot be sent",)
+    assert row.environment == "thread"
+    assert row.reason.endswith("but cannot go to another core: the result (socket) cannot be sent")
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(FiguresTable([row]))
+    for text in (str(Explanation((row,))), console.export_text()):
+        assert "cannot go to worker: the result (socket) cannot be sent" in text
+        assert "on another core it would take 20 ms a call off this one; here its calls go one after the other" in text
 
 
 def test_a_little_less_is_no_reason_to_leave():

@@ -43,7 +43,7 @@ class PlacesTable:
 
     def _table(self, notes: dict[str, int]) -> Table:
         table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-        columns = ["process", "nature", "ran in" if self.measured else "runs in", *([] if notes else ["why"])]
+        columns = ["process", "nature", "runs in", *([] if notes else ["why"])]
         for column in columns:
             table.add_column(column, no_wrap=not notes or column != "nature")
         if self.measured:
@@ -85,9 +85,13 @@ class FiguresTable:
             table.add_row(row.process, *times, "–" if row.holds is None else f"{row.holds:.0%}", f"{row.measured:,}")
         yield ""
         yield table
+        notes = Table.grid(padding=(0, 2))
         for row in self.rows:
-            for note in row.notes():
-                yield Text(f"{row.process}: {note}", "dim")
+            for number, note in enumerate(row.notes()):
+                notes.add_row(Text("" if number else row.process), Text(note, "dim"))
+        if notes.row_count:
+            yield ""
+            yield notes
 
 
 def _time(seconds: float | None) -> str:

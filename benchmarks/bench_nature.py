@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.labelled import labelled
 from theus import Engine, each, parallel, process
 from theus.environments.cpus import usable_cpus
-from theus.environments.meter import Meter, Ticker
+from theus.environments.meter import Meter, RunDelay, Ticker
 from theus.errors import NotTransferable
 from theus.events import ProcessMoved
 from theus.nature import FIRST, RARELY, Profile
@@ -28,6 +28,10 @@ CALLS = 3
 PLACES = ("inline", "thread", "worker", *(("interpreter",) if sys.version_info >= (3, 14) else ()))
 WORK = 0.15  #: seconds of calls in one run, about
 MOST_CALLS, LEAST_CALLS = 100, 4
+LEAST_ROUNDS, MOST_ROUNDS = 12, 200  #: but the first one
+SECONDS = 3.0  #: for the rounds of one workload, about
+WITHOUT = "without waiting for a core"
+MANY_AT_ONCE = 8  #: calls that compute and may not travel
 MANY = 1_000  #: calls in which a process should not move more than twice
 
 
@@ -76,22 +80,28 @@ async def burn_async(seconds: float) -> None:
     burn(seconds)
 
 
-async def worst_lag(work: Callable[[], Awaitable[Any]]) -> float:
-    """Milliseconds by which a ticker of 1 ms was late at worst, while something ran."""
+async def worst_lag(work: Callable[[], Awaitable[Any]], *, own: bool = False) -> float:
+    """Milliseconds by which a ticker of 1 ms was late at worst, while something ran.
+
+    ``own``: without what the system let it wait for a processor, where the system tells.
+    """
     worst, goes_on = 0.0, True
+    delay = RunDelay(threading.get_native_id())
 
     async def tick() -> None:
         nonlocal worst
         while goes_on:
+            delay.new()
             before = time.perf_counter()
             await asyncio.sleep(0.001)
-            worst = max(worst, time.perf_counter() - before - 0.001)
+            worst = max(worst, time.perf_counter() - before - 0.001 - own * delay.new())
 
     ticker = asyncio.ensure_future(tick())
     await asyncio.sleep(0.01)
     await work()
     goes_on = False
     await ticker
+    delay.close()
     return worst * 1e3
 
 
@@ -107,12 +117,32 @@ async def lags(seconds: float) -> dict[str, float]:
         for number in ("first", "second"):
             found[f"{name}, {number} call"] = await worst_lag(lambda: engine.arun(target, seconds))  # noqa: B023
         await engine.aclose()
+    found.update(await lags_of_many(seconds / MANY_AT_ONCE))
     for place in ("worker", "interpreter") if sys.version_info >= (3, 14) else ("worker",):
         with_workers = Engine(workers=usable_cpus())
         everywhere = parallel(*[process(burn, environment=place).bind(seconds=seconds)] * usable_cpus())
         await with_workers.arun(everywhere)  # they have started
         found[f"a {place} on each core"] = await worst_lag(lambda: with_workers.arun(everywhere))  # noqa: B023
+        found[f"  {place}: {WITHOUT}"] = await worst_lag(lambda: with_workers.arun(everywhere), own=True)  # noqa: B023
         await with_workers.aclose()
+    return found
+
+
+async def lags_of_many(seconds: float) -> dict[str, float]:
+    """The lag beside calls at the same time that each burn so many seconds of Python and may not travel."""
+    kept: list[float] = []
+
+    def stays(seconds: float) -> None:
+        burn(seconds)
+        kept.append(seconds)
+
+    many = [seconds] * MANY_AT_ONCE
+    found = {}
+    threads = lambda: asyncio.gather(*[asyncio.to_thread(stays, seconds) for seconds in many])  # noqa: E731
+    found[f"asyncio: to_thread, {MANY_AT_ONCE}"] = await worst_lag(threads)
+    async with Engine() as engine:
+        for number in ("first", "second"):
+            found[f"{MANY_AT_ONCE} that stay, {number} run"] = await worst_lag(lambda: engine.arun(each(stays), many))
     return found
 
 
@@ -123,15 +153,18 @@ def lag(rounds: int = 5, seconds: float = 1.0) -> None:
     logging.disable(logging.NOTSET)
     print(f"\nWorst lag of the loop while one process burns {seconds:g} s of Python, median of {rounds}, over idle")
     for name in seen[0]:
-        over = statistics.median(found[name] - found["idle"] for found in seen)
-        shown = statistics.median(found[name] for found in seen) if name == "idle" else over
-        print(f"  {name:<22} {shown:10,.1f} ms")
+        base = 0.0 if name == "idle" or WITHOUT in name else 1.0  # idle it waits for a processor, if for anything
+        shown = statistics.median(found[name] - base * found["idle"] for found in seen)
+        print(f"  {name:<40} {shown:10,.1f} ms")
 
 
-async def choices(names: list[str], rounds: int = 6) -> list[float]:
-    """For each workload, print the least time of a run in each place and undeclared, from the second run on."""
+async def choices(names: list[str]) -> list[float]:
+    """For each workload, print the least time of a run in each place and undeclared, from the second run on.
+
+    A run of a millisecond takes a tenth more or less at any time, so it is made a hundred times and more.
+    """
     shares = []
-    print(f"\nCalls at the same time, ms a run (least of {rounds}, in turns); x: undeclared, of the best named place")
+    print("\nCalls at the same time, ms a run (least of all rounds, in turns); x: undeclared, of the best named place")
     print(f"  {'':<22}" + "".join(f"{place:>12}" for place in (*PLACES, "undeclared")) + "       x  chosen")
     for name, function, _ in labelled():
         if names and name not in names:
@@ -144,7 +177,10 @@ async def choices(names: list[str], rounds: int = 6) -> list[float]:
         targets["undeclared"] = process(function)
         least = dict.fromkeys(targets, float("inf"))
         async with Engine(workers=2) as engine:
-            for number in range(rounds + 1):
+            began = time.perf_counter()
+            for number in range(MOST_ROUNDS):
+                if number > LEAST_ROUNDS and time.perf_counter() - began > SECONDS:
+                    break
                 # There and back: who comes after workers finds the caches cold.
                 for place, target in list(targets.items())[:: 1 if number % 2 else -1]:
                     started = time.perf_counter()

@@ -75,7 +75,14 @@ class Waits:
                 await journal.keep(call, label, state, blocking=False)
             kept[label] = state
         if "value" not in state:
-            raise TimeoutError(f"process {call.process.name!r}: the signal {name!r} did not come in time.")
+            recorded = (
+                f" Run {run_id!r} has recorded that, and finds the same when it goes on: catch TimeoutError where it waits, and "
+                "say there what then is to be done, or begin another run."
+            )
+            raise TimeoutError(
+                f"process {call.process.name!r}: the signal {name!r} did not come in time."
+                + ("" if journal is None else recorded)
+            )
         return state["value"]
 
     async def _signalled(

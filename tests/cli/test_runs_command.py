@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -279,3 +280,53 @@ def test_what_is_not_there(theus, tmp_path):
     answer = theus("resume", "r", "shop:job")
     assert answer.returncode == 2
     assert "no run 'r'" in answer.stderr
+
+
+def test_the_command_line_begins_no_store(theus, tmp_path, url):
+    """A name that is mistyped, and a file that was made and never written, hold nothing: they are left so."""
+    if url == "shop.db":
+        (tmp_path / url).touch()
+    types = ("--types", "shop:engine")
+    for words in (
+        ("runs", url),
+        ("signal", "r", "approval", "1", "--store", url),
+        ("state", "show", url),
+        ("state", "show", url, *types),
+        ("state", "restore", url, "0", *types),
+        ("state", "migrate", url, *types),
+    ):
+        answer = theus(*words)
+        assert answer.returncode == 2, words
+        assert "there is no store" in answer.stderr, words
+    if url == "shop.db":
+        assert (tmp_path / url).stat().st_size == 0
+    assert theus("run", "shop:load", '["a"]', "--run-id", "r", "-q").stdout == "['a']\n"
+
+
+WAITS_TWICE = """
+import shop
+from datetime import UTC, datetime
+from theus import process
+
+@process
+async def twice(ctx):
+    await ctx.sleep_until(datetime(2020, 1, 2, tzinfo=UTC))
+    try:
+        await ctx.wait_for("late", timeout=0)
+    except TimeoutError:
+        pass
+    await ctx.wait_for("never", timeout=86400)
+
+run = shop.engine.submit(twice, run_id="waits")
+while "wait_for('never')" not in str([one.key for one in shop.engine.store.records("once")]): pass
+shop.engine.close()
+"""
+
+
+def test_waits_are_told_in_words(theus, tmp_path):
+    (tmp_path / "waits.py").write_text(WAITS_TWICE)
+    subprocess.run([sys.executable, "waits.py"], cwd=tmp_path, check=True, timeout=100)
+    lines = theus("show", "waits", "--store", "shop.db").stdout.splitlines()
+    said = [next(line for line in lines if name in line) for name in ("sleep_until #1", "'late') #2", "'never') #3")]
+    for line, words in zip(said, (r"until 2020-01-0\d", "did not come in time", r"waits until 20\d\d-"), strict=True):
+        assert re.search(words, line)

@@ -442,8 +442,9 @@ def test_a_wait_ends_in_time(store, clock, durable):
         waiting(shop)
         until(lambda: clock.sleepers)
         clock.advance(100)
-        with pytest.raises(TimeoutError, match="approval"):
+        with pytest.raises(TimeoutError, match="approval") as caught:
             run.result()
+        assert ("Run 'r' has recorded that" in str(caught.value)) is durable
 
 
 def test_the_time_counts_from_the_first_wait_and_a_late_signal_is_late(store, clock):

@@ -150,8 +150,26 @@ def _records(kind: str, title: str, records: list[Record], start: int) -> Table:
     table = _table(title, "value")
     for record in records:
         value = record.value or b""
-        table.add_row(record.key[start:], _short(value if kind == "signal" else unpack(value)[1][0]))
+        if kind == "signal":
+            text = _short(value)
+        else:
+            fields, (kept,) = unpack(value)
+            text = _waited(fields["key"], kept) if kind == "once" else _short(kept)
+        table.add_row(record.key[start:], text)
     return table
+
+
+def _waited(label: str, kept: bytes) -> str:
+    """What ``ctx.once`` kept as it is; what a wait kept, in words."""
+    if label.startswith("sleep_until #"):
+        return f"until {_moment(json.loads(kept))}"
+    if label.startswith("wait_for("):
+        if kept.startswith(b'{"until":'):
+            until = json.loads(kept)["until"]
+            return "waits" if until is None else f"waits until {_moment(until)}"
+        if kept == b"{}":
+            return "did not come in time"
+    return _short(kept)
 
 
 def _status(store: Store, entry: Entry) -> Text:

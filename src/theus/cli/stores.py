@@ -110,9 +110,23 @@ def open_typed(url: str, types: str) -> Replica:
     return _open(url, Codec(found), object.__new__(found))  # there is a state: of this one only the class counts
 
 
+class Existing(Replica):
+    """A store that somebody has begun: the command line begins none."""
+
+    def __init__(self, url: str, codec: Codec, domain: Any) -> None:
+        super().__init__(driver_of(url), codec, domain)
+        self._url = url
+
+    def initial(self) -> bytes:
+        raise _no_store(self._url)
+
+
 def _open(url: str, codec: Codec, domain: Any) -> Replica:
-    make = driver_of(url)
-    path = getattr(make(), "path", None)
+    path = getattr(driver_of(url)(), "path", None)
     if path is not None and not Path(path).is_file():
-        raise UsageError(f"there is no store {url!r}.")  # opened, it would be made
-    return Replica(make, codec, domain)
+        raise _no_store(url)  # opened, a file would be made
+    return Existing(url, codec, domain)
+
+
+def _no_store(url: str) -> UsageError:
+    return UsageError(f"there is no store {url!r}: nothing is kept there yet.")

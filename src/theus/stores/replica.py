@@ -174,7 +174,7 @@ class Replica:
         """All that is stored, by a driver of its own."""
         driver = self._make_driver()
         try:
-            loaded = driver.load(lambda: self._sealed(Head(self._domain).snapshot.root))
+            loaded = driver.load(self.initial)
         finally:
             driver.close()
         return loaded, migrate.told_apart(loaded, self._kind)
@@ -228,7 +228,7 @@ class Replica:
 
     def _load(self) -> Head:
         while True:
-            loaded = self._driver.load(lambda: self._sealed(Head(self._domain).snapshot.root))
+            loaded = self._driver.load(self.initial)
             stored = migrate.told_apart(loaded, self._kind)
             if self._kind is None:
                 self._name, self._schema = stored.name, stored.schema
@@ -250,6 +250,10 @@ class Replica:
             return Head(self._codec.decode_state(stored.state), loaded.version)
         made = loaded.entries[stored.start]  # what is before it is of an older version
         return Head(self._codec.decode_ops(made.ops)[0][2], made.version)
+
+    def initial(self) -> bytes:
+        """What an empty store begins with. Who only looks at stores begins none, and raises here."""
+        return self._sealed(Head(self._domain).snapshot.root)
 
     def _sealed(self, root: Any) -> bytes:
         return migrate.sealed(self._name, self._schema, self._codec.encode_state(root))

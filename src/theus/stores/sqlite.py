@@ -232,11 +232,11 @@ class SqliteDriver:
     def _check_or_make(self, initial: Callable[[], bytes]) -> None:
         db = self._db
         (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        state = b"" if tables else initial()
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(f"PRAGMA synchronous = {self._sync}")
         db.execute(f"PRAGMA journal_size_limit = {64 * _PART}")
         if not tables:
-            state = initial()
             with self._transaction("BEGIN IMMEDIATE"):
                 for statement in _TABLES.strip().split("\n"):
                     db.execute(statement)

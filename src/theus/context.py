@@ -36,6 +36,8 @@ T = TypeVar("T")
 current: ContextVar[Attempt | None] = ContextVar("theus_current_attempt", default=None)
 #: Its methods, looked up once: in a call each look-up costs as much as the method itself.
 running_attempt, begin_attempt, end_attempt = current.get, current.set, current.reset
+#: Whether this is a worker, outside of a body: what makes an engine there imports a module that has one.
+is_elsewhere: ContextVar[bool] = ContextVar("theus_is_elsewhere", default=False)
 
 
 class Context(Generic[D]):

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overloa
 
 from theus.attempt import Attempts, check_invariants, tell_of_lost_worker
 from theus.clock import SystemClock
-from theus.context import running_attempt
+from theus.context import is_elsewhere, running_attempt
 from theus.doors import drive, warn_about_loop
 from theus.environments.cpus import usable_cpus
 from theus.environments.in_turn import InTurnEnvironment
@@ -55,7 +55,7 @@ from theus.state.history import Change, Difference, Growth, readable, restoring
 from theus.state.snapshot import Snapshot, readonly
 from theus.state.values import detach, ingest
 from theus.stores import open_store
-from theus.stores.memory import MemoryStore
+from theus.stores.memory import Elsewhere, MemoryStore
 from theus.tickets import Tickets
 from theus.topics import Topics
 from theus.tracebacks import begin_at_body, forget_frames
@@ -138,7 +138,8 @@ class Engine(Generic[D]):
         self._own: Store | None = None  #: to be closed at the end
         if isinstance(store, (str, os.PathLike)):
             store = self._own = open_store(store, domain)
-        self.store: Store | None = store if store is not None else None if domain is None else MemoryStore(domain)
+        in_memory = None if domain is None else Elsewhere() if is_elsewhere.get() else MemoryStore(domain)
+        self.store: Store | None = store if store is not None else in_memory
         self.domain_type: type | None = None if domain is None else domain.__class__
         self._is_ready = store is None  #: else the store is opened at the first use
         self.keeps_runs = store is not None  #: else nothing outlives the engine, and a run_id is only a name

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 
+import engine_bodies
 import import_bodies
 import pytest
 import value_bodies as bodies
@@ -318,6 +319,17 @@ def test_a_plain_context_of_decimal_is_not_sent():
         return Variables().travelling(contextvars.copy_context())
 
     assert contextvars.Context().run(travelling) == []
+
+
+def test_an_engine_of_an_imported_module_is_not_taken_for_the_programs():
+    with engine_bodies.engine as engine:
+        engine.run(engine_bodies.bump)
+        for step in (engine_bodies.look, engine_bodies.write):
+            with pytest.raises(NotTransferable, match=r"is in the program that calls, not here: .* ctx\.domain"):
+                engine.run(step)
+        assert engine.run(engine_bodies.through_context) == 1
+        assert engine.run(engine_bodies.own_engine) == 6  # one that a body makes for itself
+        assert engine.state == {"n": 1}
 
 
 class _Records(logging.Handler):

@@ -25,6 +25,7 @@ from time import thread_time
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from theus.context import is_elsewhere
 from theus.environments import wire
 from theus.environments.far_blocks import FarBlocks
 from theus.environments.far_book import FarBook
@@ -84,6 +85,7 @@ class FarSide:
         """Run calls in the order in which they come."""
         gc.enable()  # off while we were loaded: it took a tenth of the start, and found nothing
         sys.modules["__main__"] = ModuleType("__main__")
+        is_elsewhere.set(True)  # a body has a context of its own
         self._control.start()
         self._logs.start()
         self._line.send(wire.READY, 0, [wire.number(os.getpid())])

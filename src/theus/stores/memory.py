@@ -6,6 +6,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Any
 
+from theus.errors import NotTransferable
 from theus.protocols import Commit, Committed, Conflict, Record, Refused
 from theus.state.head import Head
 from theus.state.history import History
@@ -69,3 +70,21 @@ class MemoryStore:
 
     def close(self) -> None:
         pass
+
+
+class Elsewhere(MemoryStore):
+    """The store of an engine that a worker has made by importing a module: its state would be one of its own, and what
+    is written there would be lost. So any use of it is refused; an engine that a body makes for itself is not concerned.
+    """
+
+    def __init__(self) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        raise NotTransferable(
+            "this worker has an engine because it imported the module that makes it. The state of that engine is in the"
+            " program that calls, not here: read and write it by ctx.domain, change it by ctx.send(...), or say"
+            " environment='thread' for the process.",
+            process="",
+            what="the state of an engine",
+        )

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from recorded_calls import RECORDED
 from rich.console import Console
 
@@ -285,6 +285,17 @@ def test_who_was_refused_says_which_value_and_what_it_would_gain():
         assert "on another core it would take 20 ms a call off this one; here its calls go one after the other" in text
 
 
+@pytest.mark.parametrize("options", [{}, {"reads": ["done"], "writes": ["done"]}], ids=["measured", "declared"])
+def test_what_it_changes_is_told(options):
+    @process(**options)
+    def counts_up(ctx):
+        ctx.domain.done += 1
+
+    with Engine(Shop()) as engine:
+        engine.run(counts_up)
+        assert engine.explain(counts_up).rows[0].changes == ("done",)
+
+
 def test_a_little_less_is_no_reason_to_leave():
     less = changed(COMPUTES, cpu=0.003, moving=0.0025)
     assert placed(spin, less).environment == "thread"
@@ -370,6 +381,8 @@ calls = st.tuples(seconds, seconds, st.one_of(st.none(), st.floats(0.0, 1.0)))
 
 
 @settings(max_examples=50)
+@example([(0.1, 0.1, 1.0), (0.1, 1e-4, 0.0)], False, 1e-4, 300)
+@example([(1e-6, 1e-6, 0.0), (0.1, 0.1, 1.0)], False, 1e-4, 300)
 @given(
     st.lists(calls, min_size=1, max_size=40),
     st.booleans(),

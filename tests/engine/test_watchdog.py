@@ -17,7 +17,7 @@ import uvloop
 
 from theus import CallTimeout, Engine, process
 from theus.events import Stalled
-from theus.placement import bound_to_loop, cannot_change_loop
+from theus.placement import bound_to_loop, cannot_change_loop, threads_are_parallel
 from theus.resources import Resources
 from theus.testing import FakeClock
 from theus.watchdog import Stall, Watchdog, _Watch
@@ -319,6 +319,44 @@ def test_nobody_is_to_blame_for_the_time_of_the_garbage_collector(engine, stalls
     asyncio.run(engine.arun(makes_the_next_object))
     assert much
     assert not stalls
+
+
+def test_a_place_is_told_of_once_and_counted_each_time(engine, stalls, looks, caplog):
+    @process
+    async def stays():  # it uses the engine, which others may use at the same time
+        before = profile.stalls
+        while profile.stalls == before:
+            time.sleep(0.001)
+        told_of = looks()
+        while looks() < told_of + 2:
+            time.sleep(0.001)
+
+    profile = engine.profile(stays)
+    for _ in range(3):
+        asyncio.run(engine.arun(stays))
+    assert [event.process for event in stalls] == ["stays"]
+    assert caplog.text.count("keeps the event loop waiting") == 1
+    assert engine.explain(stays).rows[0].stalls == 3
+    assert engine.explain(stays).rows[0].nature == "blocks its loop (async def)"
+    assert "kept an event loop waiting 3 times" in str(engine.explain(stays))
+
+
+@pytest.mark.skipif(threads_are_parallel(), reason="without the interpreter's lock nobody can keep it")
+def test_who_keeps_the_lock_in_a_call_of_c_is_named(engine, stalls):
+    @process(environment="thread")
+    def backtracks():
+        re.match(r"(a+)+$", "a" * 23 + "!")
+
+    async def main():
+        for _ in range(100):  # nobody is to blame if the watchdog waited for a processor as well
+            await engine.arun(backtracks)
+            if stalls:
+                return
+
+    asyncio.run(main())
+    assert (stalls[0].process, stalls[0].function.rpartition(".")[2]) == ("backtracks", "backtracks")
+    assert stalls[0].line == backtracks.fn.__code__.co_firstlineno + 2
+    assert stalls[0].advice == "If it computes, nature='cpu' sends it to another core."
 
 
 def test_an_inline_process_is_named_too(engine, told, stalls):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from theus import Engine, each, flow, parallel, process
+from theus.schedule import SOURCE_LIMIT
 from theus.testing import FakeClock
 
 
@@ -134,8 +135,9 @@ class Item:
     """Can be referred to weakly."""
 
 
+@pytest.mark.parametrize(("limit", "in_hand"), [(4, 4), (None, SOURCE_LIMIT)], ids=["limit", "no limit"])
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_an_endless_source_is_held_in_bounded_memory(engine, kind):
+def test_an_endless_source_is_held_in_bounded_memory(engine, kind, limit, in_hand):
     references: list[Any] = []
     most = 0
 
@@ -161,6 +163,6 @@ def test_an_endless_source_is_held_in_bounded_memory(engine, kind):
             raise Stop
 
     with pytest.raises(Stop):
-        engine.run(flow(items if kind == "def" else later, each(take, limit=4)))
-    assert len(references) < 310  # pulled as items were taken, and closed at the end
-    assert most <= 4 + 2
+        engine.run(flow(items if kind == "def" else later, each(take, limit=limit)))
+    assert len(references) < 306 + in_hand  # pulled as items were taken, and closed at the end
+    assert most <= in_hand + 2

@@ -88,29 +88,27 @@ async def look_again(attempts: Attempts, call: Call, outcome: Outcome, profile: 
         profile.touched.add(call, outcome)
     if attempts.run.blocking or attempts.engine.debug or not is_free(process):
         return
-    given = (*call.args, *call.kwargs.values())
-    profile.shares = profile.shares or any(map(_may_be_shared, given))
-    if outcome.changed is not None:
-        profile.witnessed = True
-        if outcome.changed:
-            profile.refused[PARALLEL] = f"it changes its {outcome.changed} in place, which would be a copy there"
+    profile.shares = profile.shares or any(map(_may_be_shared, _given(call)))
     if placement.environment == "inline" and outcome.wall > BOUND:
         profile.stalls += 1
     known = profile.known()
     if is_worth_asking(process, known):
-        if not profile.witnessed and any(map(is_mutable, (*given, call.pipe))):
-            profile.witnessed, profile.measure_at = False, profile.calls  # the next call, before it is sent anywhere
-        else:
-            await _ask(attempts, call, outcome, profile, known.cpu)
-            known = profile.known()
+        await _ask(attempts, call, outcome, profile, known.cpu)
+        known = profile.known()
     settle_anew(attempts, process, profile, known)
 
 
 async def _ask(attempts: Attempts, call: Call, outcome: Outcome, profile: Profile, limit: float) -> None:
     """Find out what it takes to send a call and its result, by packing them, off the loop.
 
-    ``limit``: seconds; what takes longer is not worth it, however long.
+    If it was given what can be changed, one call is watched before any is sent: the next one.
+
+    Args:
+        limit: seconds; what takes longer is not worth it, however long.
     """
+    if not profile.witnessed and any(map(is_mutable, (*_given(call), call.pipe))):
+        profile.witnessed, profile.measure_at = False, profile.calls
+        return
     engine = attempts.engine
     snapshot = call.snapshot
     changes = snapshot is not None and engine.snapshot is not snapshot
@@ -209,12 +207,16 @@ def _advice(call: Call | None, stall: Stall) -> str:
 
 def may_change_loop(profile: Profile, call: Call) -> bool:
     """Whether nothing that a call was given belongs to its caller's loop; if so, its process stays there from now on."""
-    for value in (*call.args, *call.kwargs.values(), call.pipe):
+    for value in (*_given(call), call.pipe):
         if bound := bound_to_loop(value):
             profile.refused[OWN_LOOP] = f"it was given a {bound}, which belongs to its event loop"
             profile.homes.pop(False, None)
             return False
     return True
+
+
+def _given(call: Call) -> tuple[Any, ...]:
+    return *call.args, *call.kwargs.values()
 
 
 def _may_be_shared(value: Any) -> bool:

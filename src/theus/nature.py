@@ -9,7 +9,7 @@ from math import ceil, log2
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from theus.placement import SETTLED, SHORT, SLOW, Known, gain, is_free, milliseconds, threads_are_parallel
+from theus.placement import PARALLEL, SETTLED, SHORT, SLOW, Known, gain, is_free, milliseconds, threads_are_parallel
 from theus.proposal import Touched
 
 if TYPE_CHECKING:
@@ -139,6 +139,10 @@ class Profile:
             # One that was dear, because garbage was collected meanwhile, must not send the process away for long.
             most = outcome.moving if self.moving is None else 2 * self.moving
             self.moved, self.moving = outcome.moved, min(outcome.moving, most)
+        if outcome.changed is not None:
+            self.witnessed = True
+            if outcome.changed:
+                self.refused[PARALLEL] = f"it changes its {outcome.changed} in place, which would be a copy there"
 
     def meter(self, meters: tuple[Meter, Meter, Meter]) -> Meter:
         """What the next call is measured with: only the CPU clock, or a ticker, or a witness of its arguments, too."""

@@ -34,6 +34,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
+from theus.environments.changes import is_own, named
 from theus.processes import Process
 
 Kind = Literal["unknown", "short", "waits", "computes", "releases"]
@@ -364,6 +365,10 @@ def _surroundings(fn: Any) -> Iterator[tuple[str, Any]]:
         for name in sorted(_global_names(fn.__code__)):
             if name in fn.__globals__:
                 yield f"global {name!r} it uses", fn.__globals__[name]
+        for name, attribute in named(fn.__code__):
+            value = fn.__globals__.get(name)
+            if attribute and isinstance(value, types.ModuleType) and is_own(value.__name__):
+                yield f"{name}.{attribute} it uses", vars(value).get(attribute)
 
 
 def _written(code: types.CodeType, outer: Sequence[str]) -> Iterator[str]:

@@ -511,7 +511,7 @@ def test_shared_memory_ends_with_its_last_array():
 
 def test_shared_memory_is_there_to_be_written_to():
     out, own = share(np.zeros(10)), np.zeros(10)
-    witness = Witness(make_call(Process(bodies.fill), out, own))
+    witness = Witness(make_call(bodies.fill, out, own))
     out[0] = 1
     assert witness.changed() is None
     own[0] = 1

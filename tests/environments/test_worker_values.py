@@ -14,6 +14,7 @@ import threading
 import engine_bodies
 import import_bodies
 import pytest
+import setting_bodies as settings
 import value_bodies as bodies
 from value_bodies import Basket, Color, Point
 from worker_tools import call, nothing_left, run_program, workers
@@ -24,6 +25,7 @@ from theus.environments.near_blocks import Blocks
 from theus.environments.variables import Variables
 from theus.environments.worker import WorkerEnvironment
 from theus.errors import ContractError, NotTransferable
+from theus.placement import cannot_travel
 from theus.processes import Process, process
 from theus.state.head import Head
 from theus.testing.environment_world import RESOURCES, EngineStub, Shop, make_call
@@ -330,6 +332,42 @@ def test_an_engine_of_an_imported_module_is_not_taken_for_the_programs():
         assert engine.run(engine_bodies.through_context) == 1
         assert engine.run(engine_bodies.own_engine) == 6  # one that a body makes for itself
         assert engine.state == {"n": 1}
+
+
+SETTINGS = [
+    (settings.limit, settings, "LIMIT"),
+    (settings.through_another, settings, "LIMIT"),
+    (settings.of_a_class, settings.Rates, "tax"),
+    (settings.of_a_module, bodies, "SETTING"),
+    (lambda: bodies.SETTING, bodies, "SETTING"),
+    (lambda: settings.through_another(), settings, "LIMIT"),
+]
+
+
+@pytest.mark.parametrize(("body", "owner", "name"), SETTINGS, ids=range(len(SETTINGS)))
+def test_what_the_program_sets_in_a_module_holds_there(run, monkeypatch, body, owner, name):
+    async def main(environment):
+        for value in (5, "five", None, (5, "five"), Color.RED):
+            monkeypatch.setattr(owner, name, value)
+            assert await call(environment, body) == value
+        monkeypatch.setattr(owner, name, threading.Lock())  # no constant: left alone there
+        assert await call(environment, body) == Color.RED
+
+    run(main)
+
+
+def test_what_a_module_sets_by_itself_is_the_workers_own(run, monkeypatch):
+    monkeypatch.setattr(settings, "LOADED", True)
+
+    async def main(environment):
+        assert await call(environment, settings.load) == 3
+
+    run(main)
+
+
+def test_what_is_a_copy_there_by_way_of_a_module_stays_here():
+    assert cannot_travel(settings.table) == "the value_bodies.PRICES it uses is a dict, which would be a copy there"
+    assert cannot_travel(settings.of_a_module) is None
 
 
 class _Records(logging.Handler):

@@ -167,3 +167,7 @@ def variables(names):
 
 def third() -> Decimal:
     return Decimal(1) / 3
+
+
+SETTING = 1
+PRICES = {"tea": 1}

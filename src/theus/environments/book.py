@@ -19,12 +19,13 @@ from itertools import count
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from theus.environments.changes import Mark, marks_of
+from theus.environments.changes import Mark, marks_of, settings_of
 from theus.environments.parcel import (
     FAULTS,
     PROTOCOL,
     Global,
     Parcel,
+    Setting,
     by_reference,
     home_of,
     open_parcel,
@@ -79,6 +80,7 @@ class Book:
         self._by_id: dict[int, Definition] = {}
         self._by_token: dict[int, Definition] = {}
         self._globals: dict[tuple[str, str], Global] = {}
+        self._settings: weakref.WeakKeyDictionary[Any, tuple[Any, Sequence[int]]] = weakref.WeakKeyDictionary()
         #: Tokens whose object is gone. Filled by weak references, so in any thread and at any moment: only appended to.
         self.dropped: deque[int] = deque()
 
@@ -88,9 +90,25 @@ class Book:
 
     def global_token(self, module: str, name: str) -> int:
         """The token of a global of ``__main__``."""
+        return self._global_token(Global, module, name)
+
+    def setting_tokens(self, function: Any) -> Sequence[int]:
+        """The tokens of the constants of imported modules that a function names."""
+        function = function.fn if isinstance(function, Process) else function
+        code = getattr(function, "__code__", None)
+        if code is None:
+            return ()
+        with self._lock:
+            known, tokens = self._settings.get(function, (None, ()))
+            if known is not code:
+                tokens = [self._global_token(Setting, module, name) for module, name in settings_of(function)]
+                self._settings[function] = code, tokens
+        return tokens
+
+    def _global_token(self, kind: type[Global], module: str, name: str) -> int:
         found = self._globals.get((module, name))
         if found is None:
-            found = self._globals.setdefault((module, name), Global(module, name))
+            found = self._globals.setdefault((module, name), kind(module, name))
         return self._definition(found).token
 
     def resolve(self, token: int) -> Any:
@@ -184,7 +202,9 @@ class Book:
             if definition.body is None:
                 definition.body = pickle.dumps(_Reference(*reference), PROTOCOL)
                 definition.version = 1
-                definition.imported = [(definition.token, 1, definition.body)]
+                definition.needs = self.setting_tokens(value)
+                if not definition.needs:
+                    definition.imported = [(definition.token, 1, definition.body)]
             return
         marks, volatile = marks_of(value, with_globals=isinstance(value, FunctionType) and home_of(value) is None)
         needs, body = pack_definition(value, definition.token, self)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import dis
 import enum
 import functools
+import sys
 import weakref
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodDescriptorType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodDescriptorType, MethodType, ModuleType
 from typing import Any
 
 from theus.processes import Process
@@ -137,3 +138,93 @@ def global_names(code: CodeType) -> Sequence[str]:
 _GLOBAL_OPERATIONS = frozenset(
     {"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 )
+
+
+# --- settings: constants of imported modules ------------------------------------------------------------------------------
+
+_SETTINGS = frozenset({type(None), bool, int, float, complex, str, bytes})
+
+
+def is_setting(value: Any) -> bool:
+    """Whether this is a constant that a program may have given to a module or class: a number, a text, an enum, a tuple."""
+    if isinstance(value, (tuple, frozenset)):
+        return all(is_setting(item) for item in value)
+    return type(value) in _SETTINGS or (isinstance(value, enum.Enum) and value is not MISSING)
+
+
+def settings_of(function: Any) -> Sequence[tuple[str, str]]:
+    """Module and name of the constants that a function names: of its module, and of the modules and classes that it names.
+
+    Also those of the functions that it names. Not those of libraries; nor what the module's own functions assign: that is
+    the state of each worker.
+    """
+    found: dict[tuple[str, str], None] = {}
+    seen: set[CodeType] = set()
+    functions = [function]
+    while functions:
+        function = functions.pop()
+        function = function.fn if isinstance(function, Process) else function
+        function = function.__func__ if isinstance(function, MethodType) else function
+        if not isinstance(function, FunctionType) or function.__code__ in seen:
+            continue
+        seen.add(function.__code__)
+        scope = function.__globals__
+        for name, attribute in named(function.__code__):
+            value = scope.get(name, MISSING)
+            owner, place = sys.modules.get(scope.get("__name__", "")), name
+            if attribute and isinstance(value, (ModuleType, type)):
+                owner = value if isinstance(value, ModuleType) else sys.modules.get(value.__module__)
+                place = attribute if isinstance(value, ModuleType) else f"{value.__qualname__}.{attribute}"
+                value = vars(value).get(attribute, MISSING)
+            if owner is None or not is_own(owner.__name__):
+                continue
+            if isinstance(value, (FunctionType, Process)):
+                functions.append(value)
+            elif (
+                is_setting(value) and owner.__name__ != "__main__" and not _assigned_in(owner, place.rpartition(".")[2])
+            ):
+                found[owner.__name__, place] = None
+    return list(found)
+
+
+@functools.lru_cache(maxsize=4096)
+def is_own(module: str) -> bool:
+    """Whether a module is the user's, and not of the standard library or an installed one."""
+    package = module.partition(".")[0]
+    file = getattr(sys.modules.get(module), "__file__", None)
+    is_library = package in sys.stdlib_module_names or package == "theus" or file is None or "-packages" in file
+    return module == "__main__" or not is_library
+
+
+@functools.lru_cache(maxsize=4096)
+def named(code: CodeType) -> Sequence[tuple[str, str]]:
+    """The globals that a function reads, each with the attribute of it that is read, or ""."""
+    names: dict[tuple[str, str], None] = {}
+    last = ""
+    for instruction in dis.get_instructions(code):
+        if last and instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            names[last, instruction.argval] = None
+        last = instruction.argval if instruction.opname == "LOAD_GLOBAL" else ""
+        if last:
+            names[last, ""] = None
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names.update(dict.fromkeys(named(constant)))
+    return list(names)
+
+
+def _assigned_in(module: ModuleType, name: str) -> bool:
+    """Whether a function or method of the module assigns a global or an attribute of that name."""
+    parts = [part.fn if isinstance(part, Process) else part for part in vars(module).values()]
+    parts += [method for part in parts if isinstance(part, type) for method in vars(part).values()]
+    codes = [part.__code__ for part in parts if isinstance(part, FunctionType) and part.__module__ == module.__name__]
+    return any(_assigns(code, name) for code in codes)
+
+
+@functools.lru_cache(maxsize=4096)
+def _assigns(code: CodeType, name: str) -> bool:
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return (
+        name in code.co_names
+        and any(i.opname in ("STORE_GLOBAL", "STORE_ATTR") and i.argval == name for i in dis.get_instructions(code))
+    ) or any(_assigns(constant, name) for constant in inner)

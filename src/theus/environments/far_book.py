@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,10 @@ class FarBook:
 
     def global_token(self, module: str, name: str) -> None:
         """Globals are not sent back: the near side's own are never overwritten."""
+
+    def setting_tokens(self, function: Any) -> Sequence[int]:
+        """Nor are the constants of modules."""
+        return ()
 
     def resolve(self, token: int) -> Any:
         """The object of that token."""

@@ -34,7 +34,7 @@ from types import CodeType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from theus.environments.blocks import MOST as MOST_BLOCKS, SHARE, Lot, Mapped, address_of
-from theus.environments.changes import MISSING, global_names
+from theus.environments.changes import MISSING, global_names, is_setting
 from theus.processes import Process
 from theus.state.values import memory_of
 
@@ -89,6 +89,9 @@ class Definitions(Protocol):
     def global_token(self, module: str, name: str) -> int | None:
         """The token of a global that a by-value function names; None: it is not sent (never back to the near side)."""
 
+    def setting_tokens(self, function: Any) -> Sequence[int]:
+        """The tokens of the constants of imported modules that a function names; none are sent to the near side."""
+
 
 class Packer(pickle.Pickler):
     """Pickles for the other side: definitions by token, the rest as usual.
@@ -121,7 +124,7 @@ class Packer(pickle.Pickler):
         if isinstance(value, Process):
             return self._by_value(value) if value is self.root else self._definition(value)
         if isinstance(value, Global) and value is self.root:
-            return assign, (value.module, value.name, value.now())
+            return adjust if isinstance(value, Setting) else assign, (value.module, value.name, value.now())
         if isinstance(value, ContextVar):
             return self._variable(value)
         if isinstance(value, CodeType) and self._cloud is not None:
@@ -152,6 +155,7 @@ class Packer(pickle.Pickler):
     def _definition(self, value: Any) -> Any:
         reference = by_reference(value)
         if reference is not None:
+            self.needs += self.book.setting_tokens(value)
             return reference
         token = self.book.reference(value)
         if token is not None:
@@ -191,6 +195,7 @@ class Packer(pickle.Pickler):
         if home is not None:
             reduced[2][1]["__globals__"] = {}
             self._need_globals(home, global_names(function.__code__))
+            self.needs += self.book.setting_tokens(function)
 
     def _need_globals(self, module: str, names: Iterable[str]) -> None:
         if module == "__main__":
@@ -259,6 +264,28 @@ class Global:
     def now(self) -> Any:
         """Its value, or MISSING."""
         return vars(sys.modules[self.module]).get(self.name, MISSING)
+
+
+class Setting(Global):
+    """A constant of a module that the other side imports, or of a class there: it is there what the program made it here."""
+
+    __slots__ = ()
+
+    def now(self) -> Any:
+        """Its value, or MISSING where it is no constant any more."""
+        found: Any = sys.modules.get(self.module)
+        for part in self.name.split("."):
+            found = getattr(found, part, MISSING)
+        return found if is_setting(found) else MISSING
+
+
+def adjust(module: str, name: str, value: Any) -> Any:
+    """Set a constant on the other side, in the module or class that has it."""
+    path, _, last = name.rpartition(".")
+    owner = imported(module, path) if path else _module(module)
+    if value is not MISSING:
+        setattr(owner, last, value)
+    return Setting(module, name)
 
 
 def assign(module: str, name: str, value: Any) -> Any:

@@ -11,7 +11,8 @@ Everything is packed in the caller's thread and context, as it is when the call 
 process of the system that has to be stopped, not a clock.
 
 Module-level state of a worker is its own: a global that a process changes is changed for later calls in the same
-worker only, and is not sent back. Environment variables are those that the engine's process had when the worker started.
+worker only, and is not sent back. Constants that the program has set in a module of its own, and that the process names,
+are there what they are here, and so are environment variables.
 """
 
 from __future__ import annotations

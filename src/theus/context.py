@@ -29,7 +29,12 @@ if TYPE_CHECKING:
     from theus.protocols import Call, Host, Outcome
     from theus.state.access import Grant
 
-D = TypeVar("D")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault  # checkers know it without the package
+
+    D = TypeVarWithDefault("D", default=Any)  # so that ``Engine()`` and ``ctx: Context`` need no type parameter
+else:
+    D = TypeVar("D")
 T = TypeVar("T")
 
 #: The attempt that runs here, if any: a process that calls the engine is recognised by it.

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overloa
 
 from theus.attempt import Attempts, check_invariants, tell_of_lost_worker
 from theus.clock import SystemClock
-from theus.context import is_elsewhere, running_attempt
+from theus.context import D, is_elsewhere, running_attempt
 from theus.doors import drive, warn_about_loop
 from theus.environments.cpus import usable_cpus
 from theus.environments.in_turn import InTurnEnvironment
@@ -67,7 +67,6 @@ from theus.workflow import Each, Flow, Parallel, Workflow, as_step, check_start,
 if TYPE_CHECKING:
     from theus.workflow import Plain
 
-D = TypeVar("D")
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741
 O = TypeVar("O")  # noqa: E741

@@ -170,7 +170,15 @@ with Engine(Shop(), config={"limit": 3}, resources={"numbers": list}, max_pendin
         assert_type(shop, Shop)
         shop.stock["tea"] = 3
 
-without_domain: Engine[Any] = Engine()
+without_domain = Engine()
+assert_type(without_domain, Engine[Any])
+
+
+def of_any_domain(engine: Engine, ctx: Context) -> None:
+    assert_type(engine, Engine[Any])
+    assert_type(ctx, Context[Any])
+
+
 engine.on("loaded", print)
 engine.close(grace=1.0)
 assert_type(plain({"a": 1}), Any)

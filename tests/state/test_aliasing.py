@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from collections import defaultdict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from state_tools import Session
 
-from theus.errors import ScopeError
+from theus.errors import NotStorable, ScopeError
 from theus.state.snapshot import Snapshot, readonly
 from theus.state.values import detach, plain
 from theus.stores.memory import MemoryStore
@@ -327,3 +329,40 @@ def test_memory_store_keeps_records() -> None:
     assert store.snapshot.view().items == []
     assert commit([gone], [mine], ops) == Committed(1, ops, [gone])
     assert store.records("run") == [other]
+
+
+async def _coroutine() -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: map(str, [1]), r"x was given a map, .* list"),
+        (lambda: (n for n in [1]), "a generator"),
+        (lambda: zip([1], [2], strict=True), "a zip"),
+        (lambda: iter([1]), "a list_iterator"),
+        (lambda: itertools.chain([1]), "a chain"),
+        (lambda: {"a": 1}.keys(), "a dict_keys"),
+        (lambda: {"a": 1}.items(), "a dict_items"),
+        (_coroutine, r"x was given the coroutine _coroutine\(\.\.\.\), which has not run; an await is missing"),
+    ],
+)
+def test_what_is_used_up_or_changes_with_another_is_no_value(make: Callable[[], Any], words: str) -> None:
+    session = Session({"l": [], "d": {"a": 1}})
+    given = make()
+
+    def use(d: Any) -> None:
+        d["x"] = given
+
+    with pytest.raises(NotStorable, match=words):
+        session.run(use)
+    with pytest.raises(NotStorable, match=r"l\.0 was given"):
+        session.run(lambda d: d["l"].append(given))
+    with pytest.raises(NotStorable):
+        Session({"x": [given]})
+    with pytest.raises(NotStorable, match="DictKeys"):
+        session.run(lambda d: d.update(x=d["d"].keys()))
+    assert session.state == {"l": [], "d": {"a": 1}}
+    if hasattr(given, "close"):
+        given.close()

@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, ItemsView, Iterator, KeysView, ValuesView
 from dataclasses import is_dataclass
 from operator import getitem, setitem
 from typing import Any, TypeVar
@@ -65,9 +65,16 @@ def kind_of(cls: type) -> int:
     kind = KINDS.get(cls)
     if kind is None:
         kind = KINDS[cls] = _classify(cls)
-        if kind == LEAF:
+        if kind == LEAF and not _passes(cls):
             LEAVES.add(cls)
     return kind
+
+
+def _passes(cls: type) -> bool:
+    """Whether instances give what they hold once only, or show what others change: those are no values to keep."""
+    if issubclass(cls, (KeysView, ValuesView, ItemsView)):
+        return True
+    return cls.__module__ in ("builtins", "itertools") and issubclass(cls, (Iterator, AsyncIterator, Coroutine))
 
 
 _HEAP = 1 << 9  #: the flag of classes that Python code made; others (exceptions, int) keep more than attributes
@@ -319,9 +326,13 @@ def ingest(value: Any, path: Path, process: str = "", _inside: tuple[int, ...] =
 
     Drafts inside are resolved; unknown objects are kept as they are. A cycle is refused.
     """
+    if type(value) in LEAVES:
+        return value
     cls = value.__class__ if type(value) in KINDS else type(value)
     kind = kind_of(type(value))
     if kind == LEAF:
+        if _passes(cls):
+            raise _no_value(value, path, process)
         return value
     if kind == FACE:
         return value._theus_rest()
@@ -358,6 +369,18 @@ def ingest(value: Any, path: Path, process: str = "", _inside: tuple[int, ...] =
     if type(value) in LISTS:
         return VList(items) if len(items) > LIMIT else items
     return copy_as(value, items)
+
+
+def _no_value(value: Any, path: Path, process: str) -> NotStorable:
+    name = type(value).__name__
+    if isinstance(value, Coroutine):
+        called = getattr(value, "__qualname__", name)
+        what, advice = f"the coroutine {called}(...), which has not run", "an await is missing"
+    else:
+        what, advice = f"a {name}, which is no value to keep: it is used up, or changes with another", "write list(...)"
+    return NotStorable(
+        f"{_by(process)}{show(path)} was given {what}; {advice}", process=process, path=show(path), what=f"a {name}"
+    )
 
 
 def freeze_array(array: Any) -> Any:

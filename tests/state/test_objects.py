@@ -733,3 +733,45 @@ def test_vars_of_a_model() -> None:
 
     session.run(body)
     assert vars(session.state["p"]) == {"name": "ann", "tags": ["x"]}
+
+
+@dataclass
+class Spot:
+    x: int = 0
+
+    @classmethod
+    def at(cls, x: int) -> Spot:
+        return cls(x)
+
+    def moved(self) -> Spot:
+        return type(self)(self.x + 1)
+
+
+def test_what_a_method_makes_of_its_class_is_plain() -> None:
+    session = Session({"spot": Spot(1), "slotted": Slotted()})
+
+    def use(d: Any) -> None:
+        made = [d["spot"].moved(), d["spot"].at(3), type(d["slotted"])(a=5)]
+        assert made == [Spot(2), Spot(3), Slotted(5)]
+        assert [type(one) for one in made] == [Spot, Spot, Slotted]
+        d["spot"] = d["spot"].moved()
+
+    session.run(use)
+    assert session.state["spot"] == Spot(2)
+    assert type(session.state["spot"].moved()) is Spot
+
+
+def test_what_a_method_of_a_model_makes_of_its_class_is_plain() -> None:
+    pydantic = pytest.importorskip("pydantic")
+
+    class Dot(pydantic.BaseModel):  # type: ignore[name-defined,misc]
+        x: int = 0
+
+        def moved(self) -> Dot:
+            return type(self)(x=self.x + 1)
+
+    session = Session({"dot": Dot(x=1)})
+    found = []
+    session.run(lambda d: found.append(d["dot"].moved()))
+    assert found == [Dot(x=2)]
+    assert type(session.state["dot"].moved()) is Dot

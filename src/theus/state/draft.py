@@ -464,6 +464,7 @@ def face_class(cls: type, face: type, slots: tuple[str, ...], cached: Any, body:
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
         "__class__": property(lambda self: cls),
+        "__new__": lambda made, *args, **named: cls(*args, **named),  # ``type(self)(...)``, ``cls(...)``: a plain one
         "__dict__": vars(face)["__dict__"],  # else Python puts one of its own here
         "__match_args__": getattr(cls, "__match_args__", ()),
         "_theus_class": cls,

@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from state_tools import Session, examples
 from test_dict_like_plain import outcome
 
-from theus.errors import DefinitionError, NotStorable
+from theus.errors import DefinitionError, NotStorable, ScopeError
 from theus.protocols import Committed
 from theus.state.fields import Tally
 from theus.state.head import Head
@@ -669,6 +669,10 @@ def test_vars_is_all_that_the_object_has() -> None:
     session.run(body)
     assert vars(session.state["card"]) == {"name": "ann", "tags": ["x", "y"], "hits": 4}
     assert list(vars(session.state["card"])) == ["name", "tags", "hits"]
+    with pytest.raises(ScopeError):
+        vars(session.state["card"])["name"] = "eve"
+    with pytest.raises(ScopeError):
+        session.state["card"].__dict__.update(name="eve")
 
 
 def test_what_is_done_to_vars_is_done_to_the_object() -> None:

@@ -248,6 +248,16 @@ class _Cached:
         return value
 
 
+class _Fields(dict[str, Any]):
+    """``vars(view)``: read-only as well, and a real dict, which json takes."""
+
+    _theus_scope: str
+
+
+for _name in ("__setitem__", "__delitem__", "__ior__", "clear", "pop", "popitem", "setdefault", "update"):
+    setattr(_Fields, _name, _refuse)
+
+
 class ObjectView(Face):
     """What all generated read-only subclasses have in common."""
 
@@ -270,7 +280,12 @@ class ObjectView(Face):
             return inherited(self, name)
         raise AttributeError(f"{self._theus_class.__name__!r} object has no attribute {name!r}")
 
-    __dict__: Any = property(lambda self: {name: getattr(self, name) for name in self._theus_value.__dict__})
+    def _theus_vars(self) -> dict[str, Any]:
+        fields = _Fields((name, getattr(self, name)) for name in self._theus_value.__dict__)
+        fields._theus_scope = self._theus_scope
+        return fields
+
+    __dict__: Any = property(_theus_vars)
 
     def __setattr__(self, name: str, value: Any) -> None:
         _refuse(self)

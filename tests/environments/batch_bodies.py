@@ -1,5 +1,6 @@
 """What the items of a batch do: each leaves a mark when it begins, so that one that ran twice is seen."""
 
+import logging
 import os
 import threading
 import time
@@ -8,6 +9,23 @@ from contextvars import ContextVar
 from theus import process
 
 USER = ContextVar("batch_user", default="nobody")
+
+
+def wait_for(path):
+    while not os.path.exists(path):
+        time.sleep(0.002)
+
+
+@process(nature="cpu")
+def hold(item):
+    path, here = item
+    with open(here, "w"):
+        wait_for(path)
+
+
+@process(nature="cpu")
+def say(text):
+    logging.getLogger("batch_bodies").warning(text)
 
 
 @process(nature="cpu")
@@ -24,6 +42,8 @@ def act(item):
     if deed == "wait":
         while True:
             time.sleep(0.01)
+    if str(deed).startswith("/"):  # wait until that exists
+        wait_for(deed)
     if isinstance(deed, int):  # wait until so many have begun
         while len(os.listdir(folder)) < deed:
             time.sleep(0.002)

@@ -1,6 +1,10 @@
-"""Many short calls go to a worker in one frame, and each is still a call of its own."""
+"""Many short calls go to a worker in one frame, and each is still a call of its own.
+
+They came together as the items of an ``each``, or one by one in the same turn of a loop.
+"""
 
 import asyncio
+import logging
 import sys
 import threading
 from collections import Counter
@@ -11,9 +15,11 @@ from worker_tools import LIMIT, nothing_left, until, workers
 
 from theus import Engine, each
 from theus.environments.peer import Limits, Peer
+from theus.environments.pool import Pool
 from theus.errors import EnvironmentBroken, NotTransferable
 from theus.events import CallEnded, CallStarted
-from theus.protocols import Calls
+from theus.processes import Process
+from theus.protocols import Calls, Outcome
 from theus.testing.environments import make_call
 
 
@@ -71,7 +77,7 @@ async def warm_up(environment, tmp_path, process=bodies.act):
             pass
 
 
-async def outcomes(environment, calls, go_on=lambda outcome: True):
+async def items(environment, calls, go_on=lambda outcome: True):
     found = {}
 
     def take(place, outcome):
@@ -84,7 +90,23 @@ async def outcomes(environment, calls, go_on=lambda outcome: True):
     return found
 
 
-def test_a_worker_that_dies_takes_down_the_one_that_ran(marks, frames, tmp_path):
+async def singles(environment, calls):
+    async def one(call):
+        try:
+            return await environment.run(call)
+        except (EnvironmentBroken, NotTransferable) as error:
+            return Outcome(error=error)
+
+    return dict(enumerate(await asyncio.gather(*map(one, calls))))
+
+
+@pytest.fixture(params=[items, singles])
+def outcomes(request):
+    """Has calls made at once; gives what became of each."""
+    return request.param
+
+
+def test_a_worker_that_dies_takes_down_the_one_that_ran(marks, frames, tmp_path, outcomes):
     async def main():
         async with workers(1) as environment:
             await warm_up(environment, tmp_path)
@@ -105,13 +127,13 @@ def test_a_cancel_ends_the_one_that_runs_and_the_others_do_not_begin(marks, tmp_
     async def main():
         async with workers(1) as environment:
             await warm_up(environment, tmp_path)
-            task = asyncio.ensure_future(outcomes(environment, marks.calls(30, {3: "wait"})))
+            task = asyncio.ensure_future(items(environment, marks.calls(30, {3: "wait"})))
             await until(lambda: (marks.folder / "3").exists())
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert marks.begun() == dict.fromkeys(range(4), "x")
-            found = await outcomes(environment, marks.calls(4, {}))
+            found = await items(environment, marks.calls(4, {}))
             assert [found[n].value for n in range(4)] == [0, 1, 2, 3]
 
     asyncio.run(main())
@@ -122,7 +144,7 @@ def test_nobody_wants_the_rest(marks, tmp_path):
         async with workers(1) as environment:
             await warm_up(environment, tmp_path)
             calls = marks.calls(30, {5: "raise", 6: "wait"})
-            found = await outcomes(environment, calls, lambda outcome: outcome.error is None)
+            found = await items(environment, calls, lambda outcome: outcome.error is None)
             assert [found[n].value for n in range(5)] == [0, 1, 2, 3, 4]
             assert str(found[5].error) == "item 5"
             assert len(found) == 6
@@ -132,7 +154,7 @@ def test_nobody_wants_the_rest(marks, tmp_path):
 
 
 @pytest.mark.parametrize("number", [4, 30])
-def test_one_that_takes_longer_than_expected_holds_nobody_up(marks, frames, tmp_path, number):
+def test_one_that_takes_longer_than_expected_holds_nobody_up(marks, frames, tmp_path, number, outcomes):
     async def main():
         async with workers(2) as environment:
             await asyncio.gather(
@@ -149,7 +171,7 @@ def test_one_that_takes_longer_than_expected_holds_nobody_up(marks, frames, tmp_
     assert max(frames) > 1
 
 
-def test_calls_that_came_together_start_all_workers(marks):
+def test_calls_that_came_together_start_all_workers(marks, outcomes):
     async def main():
         async with workers(2) as environment:
             found = await outcomes(environment, marks.calls(2, {0: 2, 1: 2}))  # each waits for the other
@@ -162,7 +184,7 @@ def test_others_have_their_turn_before_the_rest_of_a_batch(marks, tmp_path):
     async def main():
         async with workers(1) as environment:
             await warm_up(environment, tmp_path)
-            batch = asyncio.ensure_future(outcomes(environment, marks.calls(2000, {})))
+            batch = asyncio.ensure_future(items(environment, marks.calls(2000, {})))
             await until(lambda: (marks.folder / "0").exists())
             await environment.run(make_call(bodies.size, b"x"))
             assert not batch.done()
@@ -171,7 +193,7 @@ def test_others_have_their_turn_before_the_rest_of_a_batch(marks, tmp_path):
     asyncio.run(main())
 
 
-def test_what_cannot_cross_belongs_to_its_item(marks, tmp_path):
+def test_what_cannot_cross_belongs_to_its_item(marks, tmp_path, outcomes):
     async def main():
         async with workers(2) as environment:
             await warm_up(environment, tmp_path)
@@ -186,7 +208,7 @@ def test_what_cannot_cross_belongs_to_its_item(marks, tmp_path):
     assert marks.begun().keys() == {*range(20)} - {9}
 
 
-def test_big_values_go_beside_small_ones(tmp_path):
+def test_big_values_go_beside_small_ones(tmp_path, outcomes):
     async def main():
         async with workers(2) as environment:
             await warm_up(environment, tmp_path, bodies.size)
@@ -197,7 +219,7 @@ def test_big_values_go_beside_small_ones(tmp_path):
     asyncio.run(main())
 
 
-def test_a_worker_that_may_take_so_many_calls_takes_no_more(frames, marks, tmp_path):
+def test_a_worker_that_may_take_so_many_calls_takes_no_more(frames, marks, tmp_path, outcomes):
     async def main():
         async with workers(1, limits=Limits(calls=7)) as environment:
             await warm_up(environment, tmp_path)
@@ -262,10 +284,10 @@ def test_sub_interpreters_take_batches_too(marks, frames, tmp_path):
         try:
             await warm_up(environment, tmp_path)
             calls = marks.calls(30, {5: "raise", 6: "wait"})
-            found = await outcomes(environment, calls, lambda outcome: outcome.error is None)
+            found = await items(environment, calls, lambda outcome: outcome.error is None)
             assert len(found) <= 30
             assert "item 5" in {str(outcome.error) for outcome in found.values()}
-            found = await outcomes(environment, [make_call(bodies.size, b"x" * n) for n in range(30)])
+            found = await items(environment, [make_call(bodies.size, b"x" * n) for n in range(30)])
             assert [(found[n].error, found[n].value) for n in range(30)] == [(None, n) for n in range(30)]
         finally:
             await environment.stop(2.0)
@@ -274,11 +296,177 @@ def test_sub_interpreters_take_batches_too(marks, frames, tmp_path):
     assert max(frames) > 1
 
 
-def test_context_variables_travel_with_all(tmp_path):
+def test_context_variables_travel_with_all(tmp_path, outcomes):
     async def main():
         async with workers(2) as environment:
             bodies.USER.set("ann")
             found = await outcomes(environment, [make_call(bodies.user, n) for n in range(30)])
             assert [found[n].value for n in range(30)] == [(n, "ann") for n in range(30)]
+
+    asyncio.run(main())
+
+
+async def hold(environment, marks, number, path):
+    """Start calls of which each waits until that path exists, so that all workers have something to do."""
+    tasks = [
+        asyncio.ensure_future(environment.run(make_call(bodies.hold, (str(path), str(marks.folder / f"held{n}")))))
+        for n in range(number)
+    ]
+    await until(lambda: all((marks.folder / f"held{n}").exists() for n in range(number)))
+    for n in range(number):
+        (marks.folder / f"held{n}").unlink()
+    return tasks
+
+
+def test_a_call_that_is_alone_goes_at_once(marks, tmp_path, monkeypatch):
+    handed_in = []
+    submit = Pool.submit
+
+    def seen(pool, jobs):
+        handed_in.append([job.left for job in jobs])
+        submit(pool, jobs)
+
+    async def main():
+        async with workers(1) as environment:
+            await warm_up(environment, tmp_path)
+            (call,) = marks.calls(1, {})
+            await until(lambda: [worker.state for worker in environment.workers()] == ["idle"])
+            monkeypatch.setattr(Pool, "submit", seen)
+            task = asyncio.ensure_future(environment.run(call))
+            await asyncio.sleep(0)  # its first turn
+            assert handed_in == [[1]]
+            await task
+
+    asyncio.run(main())
+
+
+def test_calls_of_one_turn_share_a_frame(marks, frames, tmp_path):
+    async def main():
+        async with workers(1) as environment:
+            await warm_up(environment, tmp_path)
+            frames.clear()
+            found = await singles(environment, marks.calls(9, {}))
+            assert [found[n].value for n in range(9)] == list(range(9))
+            assert sum(frames) == 9
+            assert max(frames) > 1
+            assert {outcome.place for outcome in found.values()} == {f"pid {environment.workers()[0].pid}"}
+
+    asyncio.run(main())
+
+
+def test_processes_of_one_turn_do_not_mix(marks, frames, tmp_path):
+    async def main():
+        async with workers(1) as environment:
+            await warm_up(environment, tmp_path)
+            await warm_up(environment, tmp_path, bodies.size)
+            calls = [
+                call for n, one in enumerate(marks.calls(9, {})) for call in (one, make_call(bodies.size, b"x" * n))
+            ]
+            found = await singles(environment, calls)
+            assert [found[n].value for n in range(18)] == [n // 2 for n in range(18)]
+
+    asyncio.run(main())
+
+
+def test_a_closure_that_changes_within_a_turn(tmp_path):
+    async def main():
+        factor = 1
+
+        def times(number):
+            return factor * number
+
+        process = Process(times)
+        async with workers(1) as environment:
+            await warm_up(environment, tmp_path)
+            await environment.run(make_call(process, 1))
+            tasks = []
+            for n in range(6):
+                factor = n // 2
+                tasks.append(asyncio.ensure_future(environment.run(make_call(process, 10))))
+                await asyncio.sleep(0)
+            assert [(await task).value for task in tasks] == [0, 0, 10, 10, 20, 20]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("when", ["at once", "in the queue", "behind another", "while it runs"])
+def test_one_that_is_cancelled_is_gone_and_the_others_are_not(marks, tmp_path, when):
+    async def main():
+        async with workers(1) as environment:
+            await warm_up(environment, tmp_path)
+            held = []
+            if when in ("at once", "in the queue"):
+                held = await hold(environment, marks, 1, tmp_path / "go on")
+            deeds = {"behind another": {3: str(tmp_path / "go on")}, "while it runs": {4: "wait"}}.get(when, {})
+            tasks = [asyncio.ensure_future(environment.run(call)) for call in marks.calls(9, deeds)]
+            if when == "at once":
+                await asyncio.sleep(0)  # they have been made, and the turn is not over
+            elif when == "in the queue":
+                for _ in range(5):
+                    await asyncio.sleep(0)
+            else:
+                await until(lambda: (marks.folder / ("3" if when == "behind another" else "4")).exists())
+            tasks[4].cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await tasks[4]  # the others may still wait
+            (tmp_path / "go on").touch()
+            for n in {*range(9)} - {4}:
+                assert (await tasks[n]).value == n
+            for task in held:
+                await task
+            expected = set(range(9)) - ({4} if when != "while it runs" else set())
+            assert marks.begun() == dict.fromkeys(expected, "x")
+
+    asyncio.run(main())
+
+
+def test_what_waits_for_its_turn_is_not_overtaken(marks, tmp_path):
+    async def main():
+        async with workers(1) as environment:
+            await warm_up(environment, tmp_path)
+            ended = []
+
+            async def one(number, call):
+                await environment.run(call)
+                ended.append(number)
+
+            held = await hold(environment, marks, 1, tmp_path / "go on")
+            calls = marks.calls(300, {})
+            first = [asyncio.ensure_future(one(n, call)) for n, call in enumerate(calls)]
+            for _ in range(3):
+                await asyncio.sleep(0)
+            last = asyncio.ensure_future(one(300, make_call(bodies.size, b"x")))
+            await asyncio.sleep(0)
+            (tmp_path / "go on").touch()
+            await asyncio.gather(*held, *first, last)
+            assert ended == list(range(301))
+
+    asyncio.run(main())
+
+
+def test_a_log_record_is_handled_in_the_context_of_its_call(tmp_path):
+    seen = []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            seen.append((record.getMessage(), bodies.USER.get()))
+
+    async def one(environment, name):
+        bodies.USER.set(name)
+        await environment.run(make_call(bodies.say, name))
+
+    async def main():
+        handler = Handler()
+        logging.getLogger("batch_bodies").addHandler(handler)
+        try:
+            async with workers(1) as environment:
+                await one(environment, "first")
+                seen.clear()
+                names = [f"user {n}" for n in range(12)]
+                await asyncio.gather(*(one(environment, name) for name in names))
+                await until(lambda: len(seen) == 12)
+                assert sorted(seen) == sorted((name, name) for name in names)
+        finally:
+            logging.getLogger("batch_bodies").removeHandler(handler)
 
     asyncio.run(main())

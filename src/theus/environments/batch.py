@@ -1,10 +1,11 @@
-"""Many short calls of one process, made at once: sent in frames, answered one by one.
+"""Calls of one process that go to a worker together: sent in frames, answered one by one.
 
 ::
 
-    run_many ── series: calls in a row, one job ──> queue ── as many as a worker has room for ──> worker
-                  ^                                             │ the rest goes to the end of the queue
-                  └──── what had not begun comes back ──────────┘
+    run_many ── items of an each ────┐
+                                     ├──> series: calls in a row, one job ──> queue ──> worker: as many as it has room for
+    run ── single calls of one turn ─┘           ^                                           │ the rest waits in the queue
+                                                 └────────── what had not begun comes back ──┘
 
 Each call has its own number in its worker. So what holds for a call holds for each of them: it is called back and stopped
 by itself, and a worker that dies takes down only the one that ran. As long as all goes well they are a job together.
@@ -15,17 +16,22 @@ self-scheduling: Polychronopoulos and Kuck 1987).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from theus.environments import wire
 from theus.environments.job import Job
 from theus.errors import NotTransferable
 from theus.protocols import Outcome
 
 if TYPE_CHECKING:
     import asyncio
+    from contextvars import Context
 
+    from theus.environments.book import Definition
+    from theus.environments.job import Told
     from theus.protocols import Call, Calls
 
 #: What a call gave, if that is simple: its place in the batch, the value, the seconds it took, the number of its worker.
@@ -37,29 +43,119 @@ Entry = tuple[Any, ...] | bytes
 BESIDE = 5e-6  #: seconds that a worker takes for a call beside its body
 
 
-class Batch:
-    """Calls that wait for their answers.
+class Batch(ABC):
+    """Calls that wait for their answers."""
+
+    gives_way: ClassVar[bool]  #: what is left of it has its turn when all others have had theirs
+
+    def __init__(self) -> None:
+        self.jobs: set[Job] = set()  #: all that may be on their way; the pool's, once it has them
+        self.values: deque[Value] = deque()  #: arrived, and not yet taken
+
+    @abstractmethod
+    def call(self, place: int) -> Call:
+        """The call at a place."""
+
+    @abstractmethod
+    def future(self, place: int) -> asyncio.Future[Any] | Answer:
+        """What gets the answer to it, if that is not a value."""
+
+    @abstractmethod
+    def context(self, place: int) -> Context:
+        """The one in which it was made."""
+
+    @abstractmethod
+    def take_values(self) -> None:
+        """On the loop: take the values that have arrived."""
+
+
+class Singles(Batch):
+    """Calls that were made one by one in one turn of a loop, each by somebody who waits for it."""
+
+    gives_way = False  # each has its turn
+
+    def __init__(self, like: Job) -> None:
+        super().__init__()
+        self.series: Series | None = Series(like, self, 0, [])  #: all of them, until they are handed in
+        self._calls: list[Call] = []
+        self._futures: list[asyncio.Future[Any]] = []
+        self._contexts: list[Context] = []
+        self._definition = like.definition
+        self._needs = like.needs
+
+    def takes(self, definition: Definition, needs: Told) -> bool:
+        """Whether a call of this process, as it is now, can join."""
+        return definition is self._definition and (needs is self._needs or needs == self._needs)
+
+    def add(self, call: Call, entry: Entry, context: Context, future: asyncio.Future[Any]) -> int:
+        """One more; gives its place."""
+        assert self.series is not None
+        self.series.add(entry)
+        self._calls.append(call)
+        self._contexts.append(context)
+        self._futures.append(future)
+        return len(self._calls) - 1
+
+    def call(self, place: int) -> Call:
+        """The call at a place."""
+        return self._calls[place]
+
+    def future(self, place: int) -> asyncio.Future[Any]:
+        """That of whoever waits for it."""
+        return self._futures[place]
+
+    def context(self, place: int) -> Context:
+        """The caller's."""
+        return self._contexts[place]
+
+    def take_values(self) -> None:
+        """On the loop: hand the values that have arrived to those who wait for them."""
+        values, futures = self.values, self._futures
+        while values:
+            place, value, seconds, number = values.popleft()
+            future = futures[place]
+            if not future.done():
+                future.set_result((wire.VALUE, (value, seconds), number))
+
+
+class Items(Batch):
+    """Calls that one caller made at once.
 
     ``over``: done when all are answered, or nobody wants the rest. ``take``: is given the place and the outcome of each,
     and gives whether to go on. ``open_answer``, ``open_value``: make an outcome of what a worker said.
     """
 
+    gives_way = True
+
     def __init__(
         self,
         calls: Calls,
+        context: Context,
         over: asyncio.Future[None],
         take: Callable[[int, Outcome], bool],
         open_answer: Callable[[Call, Any], Outcome],
         open_value: Callable[[Value], Outcome],
     ) -> None:
+        super().__init__()
         self.calls = calls
         self.over = over
-        self.jobs: set[Job] = set()  #: all that may be on their way; the pool's, once it has them
-        self.values: deque[Value] = deque()  #: arrived, and not yet taken
         self.left = len(calls.arguments)  #: those that have not ended
+        self._context = context
         self._take = take
         self._open_answer = open_answer
         self._open_value = open_value
+
+    def call(self, place: int) -> Call:
+        """The call at a place, made anew."""
+        return self.calls[place]
+
+    def future(self, place: int) -> Answer:
+        """What takes it to ``answered``."""
+        return Answer(self, place)
+
+    def context(self, place: int) -> Context:
+        """The same for all."""
+        return self._context
 
     def answered(self, place: int, answer: Any) -> None:
         """On the loop: a call has ended, with an error or with what has to be opened."""
@@ -88,11 +184,11 @@ class Batch:
 
 
 class Answer:
-    """Where the answer to one call of a batch goes: what a future is to a single call."""
+    """Where the answer to one of the items goes: what a future is to a single call."""
 
     __slots__ = ("_batch", "_is_done", "_place")
 
-    def __init__(self, batch: Batch, place: int) -> None:
+    def __init__(self, batch: Items, place: int) -> None:
         self._batch = batch
         self._place = place
         self._is_done = False
@@ -139,22 +235,27 @@ class Series(Job):
         """Of those that are not answered."""
         return self.entries[len(self.entries) - self.left :]
 
+    def where(self) -> Context:
+        """The context of the call that runs or comes next."""
+        return self.batch.context(self.place)
+
     def one(self) -> Job:
         """The first of its calls, by itself; the others are left."""
         batch, place = self.batch, self.place
-        one = self.for_call(batch.calls[place])
+        one = self.for_call(batch.call(place))
         one.left = 1
-        one.future = Answer(batch, place)
+        one.context = batch.context(place)
+        one.future = batch.future(place)
         if self.left > 1:
             one.ended = None  # that is when the last one has
-        self.went_on()
+        self.went_on(1)
         return one
 
-    def went_on(self) -> None:
-        """The first of its calls has ended."""
-        self.place += 1
-        self.seq += 1
-        self.left -= 1
+    def went_on(self, count: int) -> None:
+        """The first of its calls have ended."""
+        self.place += count
+        self.seq += count
+        self.left -= count
         if not self.left:
             self.batch.jobs.discard(self)
 
@@ -162,12 +263,24 @@ class Series(Job):
         """Its calls, each by itself."""
         return [self.one() for _ in range(self.left)]
 
+    def around(self, place: int) -> tuple[list[Job], Job]:
+        """Itself in pieces: those before the call at a place, that one, and those behind it. Gives the one as well."""
+        pieces: list[Job] = []
+        if place > self.place:
+            pieces.append(self.take_head(place - self.place))
+        one = self.one()
+        pieces.append(one)
+        if self.left:
+            pieces.append(self)
+        return pieces, one
+
     def take_head(self, count: int) -> Series:
         """Take so many calls off, for one frame."""
         entries = self.waiting()
         head = Series(self, self.batch, self.place, entries[:count])
         self.entries = entries[count:]
         self.place += count
+        self.seq += count
         self.left -= count
         return head
 

@@ -44,7 +44,7 @@ class Job:
     """One call, packed."""
 
     name: str  #: the process's
-    timeout: float | None
+    timeout: float | None = None
     call: Call
     definition: Definition  #: of the process
     needs: Told  #: the process and what it refers to
@@ -83,6 +83,10 @@ class Job:
     def one(self) -> Job:
         """The call that runs or comes next, by itself."""
         return self
+
+    def where(self) -> Context:
+        """The context of the call that runs or comes next."""
+        return self.context
 
     def apart(self) -> list[Job]:
         """Its calls, each by itself."""

@@ -111,7 +111,7 @@ class Post:
     def log(self, job: Job | None, parcel: Parcel) -> None:
         """Have a log record handled, in the context of its call if it has one."""
         if job is not None:
-            self.deliver(job.loop, job.context.run, self._on_log, parcel)
+            self.deliver(job.loop, job.where().run, self._on_log, parcel)
         else:
             self.do_loose(self._on_log, parcel)  # a thread that a body left behind wrote it
 

@@ -43,7 +43,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from theus.environments import wire
-from theus.environments.batch import Series
+from theus.environments.batch import Batch, Series
 from theus.environments.keeper import AT_EXIT, PATIENCE, Keeper
 from theus.environments.losses import Kind, broken, closed, not_started
 from theus.environments.mailbox import CombiningLock, Mailbox, Post, do_all, guarded
@@ -62,6 +62,7 @@ LOADING = 60.0  #: seconds on top of its timeout that a process's first call in 
 AHEAD = 8  #: calls that a worker may hold, the one that runs included
 LINE = 0.006  #: seconds of work that a worker may hold instead, of calls that came together
 MOST_AHEAD = 256  #: of those
+WORTH = 0.00005  #: seconds of work for which it pays to have another worker wake up
 _ROUNDS = 16  # reads in a row for one worker before others have their turn
 log = logging.getLogger("theus.environments")
 
@@ -112,28 +113,53 @@ class Pool:
         """Have calls run; never waits for the lock."""
         self.lock.hand_in(jobs)
 
+    def is_idle(self) -> bool:
+        """Whether there is nothing under way. Without the lock: it is a hint."""
+        return not (self.queue or any(worker.calls for worker in list(self.workers)))
+
     def abandon(self, jobs: Iterable[Job]) -> list[asyncio.Future[None]]:
         """On their loop: stop calls that nobody waits for any more. What it gives is done when those have ended that run."""
-        ended = []
         with self.lock:
-            behind = set()
-            for job in jobs:
-                worker = job.worker
-                if worker is None:  # settled, or still in the queue, where it will be passed over
-                    job.reason = job.reason or "cancel"
-                    continue
-                job.ended = job.loop.create_future()
-                ended.append(job.ended)
-                if not job.reason:
-                    job.reason = "cancel"
-                    if job is not worker.calls[0]:
-                        behind.add(worker)
-                    elif worker.ready:
-                        self.interrupt(worker, monotonic())
-                    else:
-                        worker.kill()
-            for worker in behind:
-                self.recall(worker)
+            return self._abandon(jobs)
+
+    def withdraw(self, batch: Batch, place: int) -> list[asyncio.Future[None]]:
+        """The same for one call of a batch."""
+        with self.lock:
+            for job in batch.jobs:
+                if isinstance(job, Series) and job.place <= place < job.place + job.left:
+                    return self._abandon([self._part(job, place)])
+        return []  # it has its answer
+
+    def _part(self, series: Series, place: int) -> Job:
+        """Have a call of a series be a job of its own, where it is."""
+        line = self.queue if series.worker is None else series.worker.calls
+        at = line.index(series)
+        del line[at]
+        pieces, one = series.around(place)
+        for piece in reversed(pieces):
+            line.insert(at, piece)
+        return one
+
+    def _abandon(self, jobs: Iterable[Job]) -> list[asyncio.Future[None]]:
+        ended = []
+        behind = set()
+        for job in jobs:
+            worker = job.worker
+            if worker is None:  # settled, or still in the queue, where it will be passed over
+                job.reason = job.reason or "cancel"
+                continue
+            job.ended = job.loop.create_future()
+            ended.append(job.ended)
+            if not job.reason:
+                job.reason = "cancel"
+                if job is not worker.calls[0]:
+                    behind.add(worker)
+                elif worker.ready:
+                    self.interrupt(worker, monotonic())
+                else:
+                    worker.kill()
+        for worker in behind:
+            self.recall(worker)
         return ended
 
     def close(self, grace: float) -> Future[None]:
@@ -229,7 +255,7 @@ class Pool:
                 count = self._room(worker, first)
                 if count < first.left:
                     head = first.take_head(count)
-                    queue.append(first)  # the rest has its turn when all others have had theirs
+                    (queue.append if first.batch.gives_way else queue.appendleft)(first)
                     first = head
             self._send(worker, first, now)
 
@@ -280,7 +306,8 @@ class Pool:
         if left >= most * self.capacity:
             return most
         left += sum(worker.held for worker in self.workers)
-        return min(most, max(2, -(-left // (2 * self.capacity))))
+        fewest = max(2, int(WORTH / job.pace))
+        return min(most, max(fewest, -(-left // (2 * self.capacity))))
 
     def _soonest(self, job: Job, now: float) -> Peer | None:
         """The worker with the shortest line of short calls."""
@@ -433,9 +460,10 @@ class Pool:
                 raise ValueError(f"an answer to call {frame.seq} while {job.seq} runs")
             worker.held -= 1
             worker.done += 1
-            if kind == wire.VALUE:
-                assert isinstance(job, Series)
+            if kind == wire.VALUE and isinstance(job, Series):
                 self._take_value(job, frame, worker)
+            elif kind == wire.VALUE:
+                self.post.settle(job, (kind, marshal.loads(frame.parts[0]), worker.number))  # noqa: S302 - ours
             else:
                 one = job.one()
                 self.post.settle(one, one.refusal or (kind, worker.parcel(frame), worker.number))
@@ -448,7 +476,7 @@ class Pool:
         elif kind == wire.REPORT:
             if worker.calls and not worker.calls[0].reason:
                 job = worker.calls[0]
-                self.post.deliver(job.loop, job.context.run, self._on_report, job.call, worker.parcel(frame))
+                self.post.deliver(job.loop, job.where().run, self._on_report, job.call, worker.parcel(frame))
         elif kind == wire.LOG:
             self.post.log(worker.calls[0] if worker.calls and frame.seq else None, worker.parcel(frame))
         elif kind == wire.FETCH:
@@ -479,7 +507,7 @@ class Pool:
             values.append((series.place, value, seconds, worker.number))
             if len(values) == 1:  # else somebody is on the way to take them
                 self.post.deliver(series.loop, series.batch.take_values)
-        series.went_on()
+        series.went_on(1)
         if not series.left and series.ended is not None:
             self.post.settle(series, None)
 

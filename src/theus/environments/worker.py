@@ -31,11 +31,11 @@ from time import thread_time
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from theus.environments import price, wire
-from theus.environments.batch import Answer, Batch, Entry, Series, Value
+from theus.environments.batch import Entry, Items, Series, Singles, Value
 from theus.environments.book import Book, Needs, told
 from theus.environments.cpus import usable_cpus
 from theus.environments.faults import culprit, open_error, text_of
-from theus.environments.job import SHORT, SMALL, Job, Packed
+from theus.environments.job import NOTHING, SHORT, SMALL, Job, Packed
 from theus.environments.logs import Levels, LevelWatch, handle, levels
 from theus.environments.losses import Kind
 from theus.environments.near_parts import NearParts, named, touched
@@ -51,6 +51,7 @@ from theus.state.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from theus.environments.book import Definition
+    from theus.environments.job import Told
     from theus.environments.peer import Carrier
     from theus.processes import Process
     from theus.protocols import Call, Calls
@@ -111,6 +112,7 @@ class WorkerEnvironment:
         self._parts = NearParts(self._packed)
         self._snapshot: tuple[int, Packed] | None = None  #: the last one that was packed, without its parts
         self._config: tuple[Any, int, Packed | None] = (None, 0, None)
+        self._gathering: dict[asyncio.AbstractEventLoop, Singles] = {}  #: calls of the turn that each loop is in
         book = self._book
         self._pool = Pool(
             self.capacity,
@@ -132,24 +134,86 @@ class WorkerEnvironment:
     async def run(self, call: Call) -> Outcome:
         """Run one attempt in a worker process; see ``theus.protocols.Environment``."""
         self._note_fork()
+        process = call.process
+        if call.meter is not None or process.takes_context or process.timeout is not None:
+            return await self._run_alone(call)
+        # It may go together with others.
+        context = copy_context()
+        variables = self._travelling(context)
+        entry = self._entry(call, call.args, variables, bool(variables or call.kwargs))
+        if isinstance(entry, Packed):
+            return await self._run_alone(call, entry)
+        loop = asyncio.get_running_loop()
+        definition, needs = self._define(process)
+        batch = self._gathering.get(loop)
+        if batch is None or not batch.takes(definition, needs):
+            batch = self._new_batch(call, loop, context, definition, needs)
+        future = loop.create_future()
+        place = batch.add(call, entry, context, future)
+        if self._gathering.get(loop) is not batch:
+            self._hand_in(batch)
+        try:
+            kind, content, number = await future
+        except asyncio.CancelledError:
+            for ended in self._pool.withdraw(batch, place):
+                await ended
+            raise
+        return self._outcome(call, definition, kind, content, number)
+
+    def _new_batch(
+        self,
+        call: Call,
+        loop: asyncio.AbstractEventLoop,
+        context: Context,
+        definition: Definition,
+        needs: Told,
+    ) -> Singles:
+        """One for a call that cannot join others; it takes in those that come in the same turn, if there are others at all."""
+        gathering = self._gathering
+        before = gathering.pop(loop, None)
+        if before is not None:
+            self._hand_in(before)
+        like = self._like(call, loop, context, definition, needs)
+        batch = Singles(like)
+        if not self._pool.is_idle():
+            for other in [other for other in gathering if other.is_closed()]:
+                del gathering[other]
+            gathering[loop] = batch
+            loop.call_soon(self._gathered, loop, batch)
+        return batch
+
+    def _gathered(self, loop: asyncio.AbstractEventLoop, batch: Singles) -> None:
+        """The turn in which they were made is over."""
+        if self._gathering.get(loop) is batch:
+            del self._gathering[loop]
+            self._hand_in(batch)
+
+    def _hand_in(self, batch: Singles) -> None:
+        series, batch.series = batch.series, None
+        if series is not None:
+            self._pool.submit((series,))
+
+    async def _run_alone(self, call: Call, payload: Packed | None = None) -> Outcome:
+        """Run a call that is a job of its own. ``payload``: if it is packed already."""
         metered = call.meter is not None
         started = thread_time() if metered else 0.0
-        job = self._pack(call)
+        job = self._pack(call, payload)
         packing = thread_time() - started if metered else 0.0
-        is_first = job.definition.seconds is None
+        definition = job.definition
+        is_first = definition.seconds is None
         future = job.future = job.loop.create_future()
         self._pool.submit((job,))
         try:
-            kind, parcel, number = await future
+            kind, content, number = await future
         except asyncio.CancelledError:
             for ended in self._pool.abandon((job,)):
                 await ended
             raise
         if not metered or is_first:  # its price would hold what was found out once
-            return self._outcome(call, job, kind, parcel, number)
+            return self._outcome(call, definition, kind, content, number, job.parts)
         started = thread_time()
-        outcome = self._outcome(call, job, kind, parcel, number)
-        outcome.moved = price.size_of(None if job.payload is None else job.payload.parcel) + price.size_of(parcel)
+        outcome = self._outcome(call, definition, kind, content, number, job.parts)
+        outcome.moved = price.size_of(None if job.payload is None else job.payload.parcel) + price.size_of(content)
         # Over there it is done once more, the other way round.
         outcome.moving = 2 * (packing + thread_time() - started) + outcome.moved * price.SECONDS_PER_BYTE
         return outcome
@@ -168,14 +232,15 @@ class WorkerEnvironment:
         the others are stopped.
         """
         self._note_fork()
-        like = self._start(calls[0])
-        definition = like.definition
-        like.short = definition.seconds is not None and definition.seconds <= LINE / 2
-        batch = Batch(
+        first = calls[0]
+        definition, needs = self._define(first.process)
+        like = self._like(first, asyncio.get_running_loop(), copy_context(), definition, needs)
+        batch = Items(
             calls,
+            like.context,
             like.loop.create_future(),
             take,
-            lambda call, answer: self._outcome(call, like, *answer),
+            lambda call, answer: self._outcome(call, definition, *answer),
             partial(self._outcome_of, definition),
         )
         jobs = self._part(batch, like)
@@ -188,35 +253,44 @@ class WorkerEnvironment:
                 for ended in self._pool.abandon(batch.jobs):
                     await ended
 
-    def _part(self, batch: Batch, like: Job) -> list[Job]:
+    def _part(self, batch: Items, like: Job) -> list[Job]:
         """The jobs of a batch: series of small calls, and big ones one by one. What cannot cross has its answer already."""
         jobs: list[Job] = []
         series: Series | None = None
         variables = self._travelling(like.context)
         by_value = bool(variables or batch.calls.kwargs)
         for place, args in enumerate(batch.calls.arguments):
-            entry: Entry = args
+            entry: Entry | Packed = args
             if by_value or not all(map(_is_tiny, args)):
-                call = batch.calls[place]
+                call = batch.call(place)
                 try:
-                    payload = self._pack_payload(call, variables)
+                    entry = self._entry(call, args, variables, by_value)
                 except NotTransferable as failure:
                     series = None
                     batch.answered(place, failure)
                     continue
-                if payload is not None and not payload.is_small:
+                if isinstance(entry, Packed):
                     series = None
                     jobs.append(alone := like.for_call(call))
-                    alone.payload, alone.future = payload, Answer(batch, place)
+                    alone.payload, alone.future = entry, batch.future(place)
                     batch.jobs.add(alone)
                     continue
-                if payload is not None:
-                    assert isinstance(payload.parcel.data, bytes)  # it is small
-                    entry = payload.parcel.data
             if series is None:
                 jobs.append(series := Series(like, batch, place, []))
             series.add(entry)
         return jobs
+
+    def _entry(self, call: Call, args: tuple[Any, ...], variables: Sequence[Any], by_value: bool) -> Entry | Packed:
+        """What a call is given in a frame that it shares with others; packed, if it is too big for that."""
+        if not by_value and all(map(_is_tiny, args)):
+            return args
+        payload = self._pack_payload(call, variables)
+        if payload is None:
+            return ()
+        if not payload.is_small:
+            return payload
+        assert isinstance(payload.parcel.data, bytes)  # it is small
+        return payload.parcel.data
 
     def _note_fork(self) -> None:
         if self._pid != os.getpid():  # this process was forked off; the workers are the parent's
@@ -265,9 +339,12 @@ class WorkerEnvironment:
 
     # --- there ---
 
-    def _pack(self, call: Call) -> Job:
-        job = self._start(call)
-        job.payload = self._pack_payload(call, self._travelling(job.context))
+    def _pack(self, call: Call, payload: Packed | None = None) -> Job:
+        context = copy_context()
+        job = self._like(call, asyncio.get_running_loop(), context, *self._define(call.process), short=SHORT)
+        job.timeout = call.process.timeout
+        job.measured = call.meter is not None
+        job.payload = payload or self._pack_payload(call, self._travelling(context))
         if call.process.takes_context:  # nothing else sees the domain or the config
             if call.snapshot is not None:
                 self._add_snapshot(job, call.snapshot)
@@ -275,25 +352,35 @@ class WorkerEnvironment:
                 self._add_config(job, call)
         return job
 
-    def _start(self, call: Call) -> Job:
-        """A call without its arguments."""
-        process = call.process
-        job = Job()
-        job.call = call
-        job.name = process.name
-        job.timeout = process.timeout
-        job.loop = asyncio.get_running_loop()
-        job.context = copy_context()
-        job.numbers = (call.attempt, str(call.key), call.deadline, call.strict)
-        job.measured = call.meter is not None
+    def _define(self, process: Process[Any, Any]) -> tuple[Definition, Told]:
+        """The definition of a process as it is now, and what has to be told of it."""
         # What bind fixed is among the arguments: as a part of the process it would be sent by value at each call.
         root = process.root
         try:
-            job.definition, job.needs = self._book.process(root if process.fn is root.fn else process)
+            return self._book.process(root if process.fn is root.fn else process)
         except FAULTS as error:
-            raise self._refuse(process.name, culprit(process, f"process {process.name!r}", self._try), error) from error
-        seconds = job.definition.seconds
-        job.short = seconds is not None and seconds < SHORT
+            place = f"process {process.name!r}"
+            raise self._refuse(process.name, culprit(process, place, self._try), error) from error
+
+    def _like(
+        self,
+        call: Call,
+        loop: asyncio.AbstractEventLoop,
+        context: Context,
+        definition: Definition,
+        needs: Told,
+        *,
+        short: float = LINE / 2,
+    ) -> Job:
+        """A call without its arguments, or all that several have in common. ``short``: seconds that a short one takes."""
+        job = Job()
+        job.call = call
+        job.name = call.process.name
+        job.loop = loop
+        job.context = context
+        job.numbers = (call.attempt, str(call.key), call.deadline, call.strict)
+        job.definition, job.needs = definition, needs
+        job.short = definition.seconds is not None and definition.seconds <= short
         return job
 
     def _travelling(self, context: Context) -> Sequence[Any]:
@@ -303,7 +390,9 @@ class WorkerEnvironment:
         return [(name, value) for name, value in self._variables.travelling(context) if self._can_travel(value)]
 
     def _pack_payload(self, call: Call, variables: Sequence[Any]) -> Packed | None:
-        args, kwargs, pipe, kept = call.args, call.kwargs, call.pipe, call.kept
+        args, kwargs, pipe, kept = call.args, call.kwargs, None, None
+        if call.process.takes_context:  # nothing else sees these
+            pipe, kept = call.pipe, call.kept
         if not (kwargs or variables or kept) and is_simple(pipe) and all(is_simple(value) for value in args):
             if not args and pipe is None:
                 return None
@@ -395,7 +484,18 @@ class WorkerEnvironment:
 
     # --- back ---
 
-    def _outcome(self, call: Call, job: Job, kind: int, parcel: Parcel, number: int) -> Outcome:
+    def _outcome(
+        self,
+        call: Call,
+        definition: Definition,
+        kind: int,
+        content: Any,
+        number: int,
+        parts: Mapping[str, int] = NOTHING,
+    ) -> Outcome:
+        if kind == wire.VALUE:
+            return self._outcome_of(definition, (0, *content, number))
+        parcel: Parcel = content
         name = call.process.name
         if kind == wire.FAILED:
             assert isinstance(parcel.data, bytes)
@@ -411,9 +511,9 @@ class WorkerEnvironment:
                 what=what,
             ) from error
         value, records, reads, ops, messages, emits, (base, wall, cpu, violations, kept) = content
-        job.definition.took(wall)
-        if job.parts and records is None:
-            job.definition.asked = touched(reads, ops, job.parts)
+        definition.took(wall)
+        if parts and records is None:
+            definition.asked = touched(reads, ops, parts)
         raised = None if records is None else open_error(records, self._book.open)
         return Outcome(
             value, raised, base, reads, ops, messages, emits, wall, cpu, self.place.format(number), violations, kept

@@ -315,6 +315,18 @@ def test_decimals_are_rounded_there_as_here(run):
     run(main)
 
 
+def test_numpy_is_as_strict_there_as_here(run):
+    numpy = pytest.importorskip("numpy")
+
+    async def main(environment):
+        with numpy.errstate(divide="raise"), pytest.raises(FloatingPointError):
+            await call(environment, bodies.divided)
+        with numpy.errstate(divide="ignore"):
+            assert await call(environment, bodies.divided) == float("inf")
+
+    run(main)
+
+
 def test_a_plain_context_of_decimal_is_not_sent():
     def travelling():
         decimal.getcontext()

@@ -171,3 +171,9 @@ def third() -> Decimal:
 
 SETTING = 1
 PRICES = {"tea": 1}
+
+
+def divided() -> float:
+    import numpy
+
+    return float(numpy.float64(1) / 0)

@@ -1,11 +1,13 @@
 """Context variables that travel with a call.
 
 One can travel if it is the global of a module, so that the far side finds the same one by name, and if its value pickles.
-That of ``decimal`` has no name in Python, but a function that sets it: rounding and precision are the same there.
+Those of ``decimal`` (rounding, precision) and numpy (what it does about a division by zero) have no name in Python, but
+functions that set them.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
 from contextvars import Context, ContextVar
@@ -15,6 +17,8 @@ from theus.environments.parcel import variable
 
 _OURS = "theus_"  # our own variables say where a call runs; over there that is another place
 _DECIMAL = ("decimal", "setcontext")
+_NUMPY = ("numpy", "seterr")
+_NAMELESS = {"decimal_context": _DECIMAL, "numpy.ufunc.extobj": _NUMPY}
 _SETTINGS = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp", "traps")
 
 
@@ -34,15 +38,21 @@ class Variables:
 
     def travelling(self, context: Context) -> list[tuple[tuple[str, str], Any]]:
         """The variables that are set in a context and have a name, with their values."""
-        found = ((self.name_of(variable), value) for variable, value in context.items())
-        return [(name, value) for name, value in found if name and not (name == _DECIMAL and _is_default(value))]
+        found = []
+        for key, value in context.items():
+            name = self.name_of(key)
+            if name == _NUMPY:
+                value = context.copy().run(sys.modules["numpy"].geterr)
+            if name is not None and not (name == _DECIMAL and _is_default(value)):
+                found.append((name, value))
+        return found
 
     @staticmethod
     def _search(variable: ContextVar[Any]) -> tuple[str, str] | None:
         if variable.name.startswith(_OURS):
             return None
-        if variable.name == "decimal_context":
-            return _DECIMAL
+        if variable.name in _NAMELESS:
+            return _NAMELESS[variable.name]
         for module_name, module in sys.modules.copy().items():
             for attribute, value in getattr(module, "__dict__", {}).copy().items():
                 if value is variable:
@@ -58,9 +68,8 @@ def _is_default(context: Any) -> bool:
 
 def setter(module: str, attribute: str) -> Callable[[Any], object]:
     """The function that sets the context variable of that name."""
-    if (module, attribute) == _DECIMAL:
-        import decimal
-
-        return decimal.setcontext
+    if (module, attribute) in _NAMELESS.values():
+        function = getattr(importlib.import_module(module), attribute)
+        return function if attribute == "setcontext" else lambda settings: function(**settings)
     found: ContextVar[Any] = variable(module, attribute)
     return found.set

@@ -341,6 +341,8 @@ def test_an_engine_of_an_imported_module_is_not_taken_for_the_programs():
         for step in (engine_bodies.look, engine_bodies.write):
             with pytest.raises(NotTransferable, match=r"is in the program that calls, not here: .* ctx\.domain"):
                 engine.run(step)
+        with pytest.raises(NotTransferable, match=r"'engine' .*: a theus\.engine\.Engine \("):
+            engine.run(process(nature="cpu")(lambda: engine.state))
         assert engine.run(engine_bodies.through_context) == 1
         assert engine.run(engine_bodies.own_engine) == 6  # one that a body makes for itself
         assert engine.state == {"n": 1}

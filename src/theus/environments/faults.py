@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from types import CodeType, FrameType, FunctionType, TracebackType
+from types import CodeType, FrameType, FunctionType, MethodDescriptorType, TracebackType
 from typing import Any
 
 from theus.environments.changes import global_names
@@ -296,7 +296,9 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"argument {n!r} fixed by bind", part) for n, part in value.bound.items())
     elif isinstance(value, type):
         yield from ((f"{value.__qualname__}.{n}", part) for n, part in value.__dict__.items() if not n.startswith("__"))
-    else:
+    elif isinstance(
+        type(value).__reduce__, MethodDescriptorType
+    ):  # else it says itself how it is pickled, or that it is not
         yield from _attributes(value)
 
 

@@ -435,8 +435,10 @@ class Pool:
         try:
             while reader.receive():
                 now = monotonic()
+                self._take_values(worker, now)
                 for frame in reader.frames():
                     self._hear(worker, frame, now)
+                    self._take_values(worker, now)
                 if self.queue:
                     self.fill(now)
                 rounds += 1
@@ -460,9 +462,7 @@ class Pool:
                 raise ValueError(f"an answer to call {frame.seq} while {job.seq} runs")
             worker.held -= 1
             worker.done += 1
-            if kind == wire.VALUE and isinstance(job, Series):
-                self._take_value(job, frame, worker)
-            elif kind == wire.VALUE:
+            if kind == wire.VALUE:  # of one that was withdrawn from its series
                 self.post.settle(job, (kind, marshal.loads(frame.parts[0]), worker.number))  # noqa: S302 - ours
             else:
                 one = job.one()
@@ -500,16 +500,31 @@ class Pool:
         else:
             raise ValueError(f"a message of kind {kind}")
 
-    def _take_value(self, series: Series, frame: wire.Frame, worker: Peer) -> None:
-        if not series.reason:
-            values = series.batch.values
-            value, seconds = marshal.loads(frame.parts[0])  # noqa: S302 - from a process that we started
-            values.append((series.place, value, seconds, worker.number))
-            if len(values) == 1:  # else somebody is on the way to take them
-                self.post.deliver(series.loop, series.batch.take_values)
-        series.went_on(1)
-        if not series.left and series.ended is not None:
-            self.post.settle(series, None)
+    def _take_values(self, worker: Peer, now: float) -> None:
+        """The answers that come next, as long as they are simple values of calls in series."""
+        calls, number = worker.calls, worker.number
+        while calls and isinstance(series := calls[0], Series):
+            parts = worker.reader.row(wire.VALUE, series.seq, series.left)
+            if not parts:
+                return
+            count = len(parts)
+            if not series.reason:
+                values = series.batch.values
+                found = [marshal.loads(part) for part in parts]  # noqa: S302 - from a process that we started
+                values.extend([(place, *value, number) for place, value in enumerate(found, series.place)])
+                if len(values) <= count:  # else somebody is on the way to take them
+                    self.post.deliver(series.loop, series.batch.take_values)
+            worker.held -= count
+            worker.done += count
+            series.went_on(count)
+            if not series.left:
+                calls.popleft()
+                if series.ended is not None:
+                    self.post.settle(series, None)
+            if not worker.ending and worker.is_spent(self._limits):
+                worker.end(0)
+            if calls:
+                self._begin(worker, now)
 
     def _fetch(self, worker: Peer, seq: int, name: str, number: int) -> None:
         """A body waits for a part of its domain."""

@@ -243,6 +243,26 @@ class Reader:
             else:
                 self._begin_big(Frame(kind, flags, seq, (), self._take(carried)), lengths, at)
 
+    def row(self, kind: int, seq: int, most: int) -> list[bytes]:
+        """Take off the complete frames that come next if they are of this kind, have one part, and are numbered in a row.
+
+        ``seq``: of the first one. Gives their parts. (A third of what it takes to cut them out one by one.)
+        """
+        found: list[bytes] = []
+        if self._big is not None:
+            return found
+        view, start, end, last = self._view, self._start, self._end, seq + most
+        while seq < last and end - start >= _ONE_PART.size:
+            is_kind, _, _, count, number, length = _ONE_PART.unpack_from(view, start)
+            at = start + _ONE_PART.size
+            if is_kind != kind or count != 1 or number != seq or end - at < length:
+                break
+            start = at + length
+            found.append(bytes(view[at:start]))
+            seq += 1
+        self._start = start
+        return found
+
     def _begin_big(self, frame: Frame, lengths: Sequence[int], at: int) -> None:
         targets = [Received(length) for length in lengths]
         self._big = frame._replace(parts=targets)

@@ -112,6 +112,7 @@ class WorkerEnvironment:
         self._parts = NearParts(self._packed)
         self._snapshot: tuple[int, Packed] | None = None  #: the last one that was packed, without its parts
         self._config: tuple[Any, int, Packed | None] = (None, 0, None)
+        self._places: dict[int, str] = {}  #: of the workers, by their numbers
         self._gathering: dict[asyncio.AbstractEventLoop, Singles] = {}  #: calls of the turn that each loop is in
         book = self._book
         self._pool = Pool(
@@ -516,14 +517,20 @@ class WorkerEnvironment:
             definition.asked = touched(reads, ops, parts)
         raised = None if records is None else open_error(records, self._book.open)
         return Outcome(
-            value, raised, base, reads, ops, messages, emits, wall, cpu, self.place.format(number), violations, kept
+            value, raised, base, reads, ops, messages, emits, wall, cpu, self._place(number), violations, kept
         )
 
     def _outcome_of(self, definition: Definition, value: Value) -> Outcome:
         """Of a call that gave a simple value, and nothing else."""
         _, given, wall, number = value
         definition.took(wall)
-        return Outcome(value=given, wall=wall, place=self.place.format(number))
+        return Outcome(value=given, wall=wall, place=self._place(number))
+
+    def _place(self, number: int) -> str:
+        place = self._places.get(number)
+        if place is None:
+            place = self._places[number] = self.place.format(number)
+        return place
 
     def _failed(self, process: str, what: str, reason: str, does_not_load: bool) -> NotTransferable:
         return NotTransferable(

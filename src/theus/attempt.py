@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from theus.clock import backoff
 from theus.compute import compute
-from theus.context import current
+from theus.context import running_attempt
 from theus.doors import drive
 from theus.environments.runner import execute, open_source
 from theus.errors import (
@@ -319,7 +319,7 @@ class Attempts:
         profile = engine.profiled.get(process.root.definition) or engine.profile(process)
         environment: Environment | Early
         placement, environment = profile.homes.get(run.blocking) or engine.settle(profile, process, run.blocking)
-        is_new = environment is engine.threads and not profile.recent and is_free(process) and current.get() is None
+        is_new = environment is engine.threads and not profile.recent and is_free(process) and running_attempt() is None
         if is_new and profile.trial is not None and not profile.trial.done():
             await asyncio.wait([asyncio.wrap_future(profile.trial)])
             placement, environment = profile.homes[False]

@@ -8,11 +8,12 @@ by the process's name, so every later use raises and says what ended.
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 from collections.abc import Callable, Coroutine
-from contextvars import ContextVar
+from threading import get_ident
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, final
 
 from theus.errors import ContractError, DefinitionError, ScopeError
 from theus.protocols import NotYet
@@ -37,12 +38,64 @@ else:
     D = TypeVar("D")
 T = TypeVar("T")
 
-#: The attempt that runs here, if any: a process that calls the engine is recognised by it.
-current: ContextVar[Attempt | None] = ContextVar("theus_current_attempt", default=None)
-#: Its methods, looked up once: in a call each look-up costs as much as the method itself.
-running_attempt, begin_attempt, end_attempt = current.get, current.set, current.reset
 #: Whether this is a worker, outside of a body: what makes an engine there imports a module that has one.
-is_elsewhere: ContextVar[bool] = ContextVar("theus_is_elsewhere", default=False)
+is_elsewhere: contextvars.ContextVar[bool] = contextvars.ContextVar("theus_is_elsewhere", default=False)
+
+
+@final
+class Here:
+    """Which attempt of a ``def`` runs in one thread at the moment.
+
+    A ``def`` never lets others run in its thread before it ends, so this is changed in place, and put back. To set and
+    reset a context variable each time would be a twentieth of a short call.
+    """
+
+    __slots__ = ("around", "attempt", "thread")
+
+    def __init__(self, thread: int, around: Attempt | None) -> None:
+        self.thread = thread
+        self.around = around  #: the ``async def`` attempt to which the context belongs: it is so in any thread
+        self.attempt = around
+
+
+#: The attempt that runs here, if any: a process that calls the engine is recognised by it.
+current: contextvars.ContextVar[Attempt | Here | None] = contextvars.ContextVar("theus_current_attempt", default=None)
+_get, begin_attempt, end_attempt = current.get, current.set, current.reset  # looking them up would cost as much
+
+
+def here() -> Here:
+    """Where the attempts of this thread are noted."""
+    found, thread = _get(), get_ident()
+    if type(found) is not Here:
+        around = found
+    elif found.thread == thread:
+        return found
+    else:
+        around = found.around  # this context was copied from one of another thread
+    made = Here(thread, around)
+    begin_attempt(made)
+    return made
+
+
+def running_attempt() -> Attempt | None:
+    """The attempt from which this is called."""
+    found = _get()
+    if type(found) is not Here:
+        return found
+    return found.attempt if found.thread == get_ident() else found.around
+
+
+def shared_context() -> contextvars.Context:
+    """A copy of the context variables for another thread, where it is then known who waits here for what is done there."""
+    copied = contextvars.copy_context()
+    copied.run(begin_attempt, running_attempt())
+    return copied
+
+
+def attempt_of(context: contextvars.Context) -> Attempt | None:
+    """The ``async def`` attempt to which a context belongs."""
+    found = context.get(current)
+    return found.around if type(found) is Here else found
 
 
 class Context(Generic[D]):
@@ -116,15 +169,15 @@ class Context(Generic[D]):
             attempt.log = logging.LoggerAdapter(logging.getLogger(f"theus.process.{call.process.name}"), extra)
         return attempt.log
 
-    def __getattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"ctx has no {name!r}; it has {', '.join(sorted(_names()))}.")
+    # There is no ``__getattr__``: it would make each look at ``ctx.domain`` three times as dear. See ``advise``.
+    if not TYPE_CHECKING:  # to a type checker it would say that anything may be set
 
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        if name == "domain":
-            raise AttributeError("ctx.domain cannot be replaced: write its fields, ctx.domain.name = value.")
-        if name in _names():
-            raise AttributeError(f"ctx.{name} cannot be set: it is given by the engine.")
-        raise AttributeError(f"ctx has no {name!r}: keep it in ctx.local.")
+        def __setattr__(self, name: str, value: object) -> NoReturn:
+            if name == "domain":
+                raise AttributeError("ctx.domain cannot be replaced: write its fields, ctx.domain.name = value.")
+            if name in _names():
+                raise AttributeError(f"ctx.{name} cannot be set: it is given by the engine.")
+            raise AttributeError(f"ctx has no {name!r}: keep it in ctx.local.")
 
     def __repr__(self) -> str:
         call = self._attempt.call
@@ -354,9 +407,9 @@ class Attempt:
             )
         transaction = self.transaction
         if transaction is None:
-            transaction = Transaction(
-                snapshot, process.name, _grant_of(call), None if call.strict else self._tolerated()
-            )
+            contract = process.contract
+            grant = _grant_of(call) if contract.is_bound else contract.fixed
+            transaction = Transaction(snapshot, process.name, grant, None if call.strict else self._tolerated())
             self.transaction = transaction
         self.domain = domain = transaction.domain
         return domain
@@ -435,6 +488,12 @@ class Attempt:
             if transaction is not None:
                 transaction.close()
                 self.transaction = None
+
+
+def advise(error: BaseException) -> None:
+    """Say what there is, if a body asked its context for what it does not have."""
+    if isinstance(error, AttributeError) and isinstance(error.obj, Context):
+        error.add_note(f"ctx has {', '.join(sorted(_names()))}")
 
 
 def _not_awaited(coroutine: CoroutineType[Any, Any, Any]) -> TypeError:

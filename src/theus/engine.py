@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import weakref
+from asyncio import _get_running_loop
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import CodeType
@@ -26,8 +27,8 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overloa
 
 from theus.attempt import Attempts, check_invariants, tell_of_lost_worker
 from theus.clock import SystemClock
-from theus.context import D, is_elsewhere, running_attempt
-from theus.doors import drive, warn_about_loop
+from theus.context import D, is_elsewhere, running_attempt, shared_context
+from theus.doors import drive, drive_to_end, warn_about_loop
 from theus.environments.cpus import usable_cpus
 from theus.environments.in_turn import InTurnEnvironment
 from theus.environments.inline import BriefEnvironment, InlineEnvironment
@@ -100,6 +101,27 @@ class Engine(Generic[D]):
         observers: called with every event (see ``theus.protocols``).
         clock: where time comes from; tests give their own.
     """
+
+    #: What every call looks at; the rest is in a dict. With more than 30 attributes in the dict, each look would be dear.
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_active",
+        "_closed",
+        "_is_ready",
+        "_max_pending",
+        "_numbers",
+        "_plans",
+        "_token",
+        "config",
+        "debug",
+        "invariants",
+        "observers",
+        "profiled",
+        "store",
+        "strict",
+        "tickets",
+    )
 
     def __init__(
         self,
@@ -237,12 +259,16 @@ class Engine(Generic[D]):
             Overloaded: ``max_pending`` runs are in hand.
         """
         run, start = self._prepare(target, args, kwargs, run_id, blocking=True, progress=progress)
-        if asyncio._get_running_loop() is not None:
+        if _get_running_loop() is not None:
             self._check_loop(run)
         try:
-            return drive(self._execute(run, start)) if run.blocking and not self.debug else self._wait(run, start)
+            if run.blocking and not self.debug:
+                drive_to_end(self._execute(run, start))
+            else:
+                self._wait(run, start)
         except Exiting as carried:
             raise carried.error from None
+        return run.value
 
     def _check_loop(self, run: Run[Any]) -> None:
         """A blocking call on a loop that runs here: refused where it would wait for itself."""
@@ -257,12 +283,13 @@ class Engine(Generic[D]):
         if caller is None or caller.call is None or caller.call.process.is_async:
             warn_about_loop()
 
-    def _wait(self, run: Run[Any], start: _Start) -> Any:
-        if self.debug and asyncio._get_running_loop() is None:
-            return asyncio.run(self._execute(run, start))
-        answer, cancel = self._portal.spawn(self._execute(run, start))
+    def _wait(self, run: Run[Any], start: _Start) -> None:
+        if self.debug and _get_running_loop() is None:
+            asyncio.run(self._execute(run, start))
+            return
+        answer, cancel = shared_context().run(self._portal.spawn, self._execute(run, start))
         try:
-            return answer.result()
+            answer.result()
         except KeyboardInterrupt:
             cancel()
             with contextlib.suppress(Exception, asyncio.CancelledError):
@@ -285,9 +312,10 @@ class Engine(Generic[D]):
         """The same as ``run``, awaited on the caller's event loop."""
         run, start = self._prepare(target, args, kwargs, run_id, blocking=False, progress=progress)
         try:
-            return await self._execute(run, start)
+            await self._execute(run, start)
         except Exiting as carried:
             raise carried.error from None
+        return run.value
 
     @overload
     def submit(
@@ -320,9 +348,9 @@ class Engine(Generic[D]):
         return Stream(run, events)
 
     def _start(self, run: Run[Any], start: _Start) -> None:
-        loop = asyncio._get_running_loop()
+        loop = _get_running_loop()
         work = self._kept(run, start)
-        answer, cancel = self._portal.spawn(work) if loop is None else spawn_here(loop, work)
+        answer, cancel = shared_context().run(self._portal.spawn, work) if loop is None else spawn_here(loop, work)
         run.follow(answer, cancel)
         answer.add_done_callback(lambda _: self._settled(run))
 
@@ -334,11 +362,12 @@ class Engine(Generic[D]):
     async def _kept(self, run: Run[Any], start: _Start) -> Any:
         """A run whose handle may keep its error for long: the error keeps no frames."""
         try:
-            return await self._execute(run, start)
+            await self._execute(run, start)
         except BaseException as error:
             if not self.debug:
                 forget_frames(error)
             raise
+        return run.value
 
     # --- a run ---
 
@@ -358,7 +387,9 @@ class Engine(Generic[D]):
         caller = running_attempt()
         if caller is not None and getattr(caller.host, "engine", None) is self:
             caller.check_nested_run()
-        plan = self._plan(target)
+        plan = self._plans.get(id(target))
+        if plan is None or plan.target is not target:
+            plan = self._plan(target)
         step = plan.step
         if isinstance(step, Process):
             kwargs = {**step.bound, **kwargs} if step.bound else kwargs
@@ -397,18 +428,14 @@ class Engine(Generic[D]):
 
     def _plan(self, target: Any) -> _Plan:
         """What is found out once for each target."""
-        plan = self._plans.get(id(target))
-        if plan is None or plan.target is not target:
-            step = as_step(target)
-            if isinstance(step, Process) and step.is_method:
-                raise DefinitionError(
-                    f"process {step.name!r} is a method: run it from an instance, instance.{step.name}."
-                )
-            for process in leaves(step):
-                self._check_process(process)
-            plan = _Plan(target, step, self._is_inline(step))
-            if not isinstance(target, list):  # a list may change; a step never does
-                self._plans.keep(id(target), plan)
+        step = as_step(target)
+        if isinstance(step, Process) and step.is_method:
+            raise DefinitionError(f"process {step.name!r} is a method: run it from an instance, instance.{step.name}.")
+        for process in leaves(step):
+            self._check_process(process)
+        plan = _Plan(target, step, self._is_inline(step))
+        if not isinstance(target, list):  # a list may change; a step never does
+            self._plans.keep(id(target), plan)
         return plan
 
     def _check_process(self, process: Process[Any, Any]) -> None:
@@ -439,8 +466,8 @@ class Engine(Generic[D]):
             return False
         return not isinstance(step, (Parallel, Each)) and all(self._is_inline(child) for child in step.steps)
 
-    async def _execute(self, run: Run[Any], start: _Start) -> Any:
-        """The core of a run: to its end, whatever that is."""
+    async def _execute(self, run: Run[Any], start: _Start) -> None:
+        """The core of a run: to its end, whatever that is. What it gives is then in ``run.value``."""
         step = run.step
         # Whoever has a handle may begin to listen at any time.
         started = self.clock.now() if run.listeners or not run.blocking else 0.0
@@ -459,14 +486,14 @@ class Engine(Generic[D]):
             if run.durable:
                 from theus.journal import run_recorded
 
-                value = await run_recorded(self, run, start)
+                run.value = await run_recorded(self, run, start)
             elif isinstance(step, Process) and not step.is_source:
-                value = await Attempts(self, run).call(step, NOTHING, Position(run, step.name), start)
+                run.value = await Attempts(self, run).call(step, NOTHING, Position(run, step.name), start)
             else:
                 attempts = Attempts(self, run, start[1])
-                value = await walk(step, start[0][0] if start[0] else NOTHING, Position(None, run), attempts)
+                run.value = await walk(step, start[0][0] if start[0] else NOTHING, Position(None, run), attempts)
             run.state = "done"
-            return value
+            return
         except Exception as failure:
             run.state, error = "failed", failure
         except BaseException as stop:
@@ -579,7 +606,7 @@ class Engine(Generic[D]):
 
     def resource(self, name: str) -> Any:
         """The instance of a resource for the running loop, or for threads."""
-        return self._resources.get(name, on_loop=asyncio._get_running_loop() is not None)
+        return self._resources.get(name, on_loop=_get_running_loop() is not None)
 
     def tell(self, run: Run[Any] | None, event: Event) -> None:
         """Hand an event to those who listen to the run, the engine's observers among them; what they raise is logged."""
@@ -727,7 +754,7 @@ class Engine(Generic[D]):
     def close(self, grace: float = GRACE) -> None:
         """End the engine: cancel its runs, wait for them (at most ``grace`` seconds), stop everything it started."""
         self._closed = True
-        here = asyncio._get_running_loop()
+        here = _get_running_loop()
         for run in list(self._active):
             run.cancel()
         deadline = time.monotonic() + grace
@@ -814,7 +841,7 @@ def _shut_down(
         if portal.is_open:
             await resources.aclose(portal.loop())
 
-    here = asyncio._get_running_loop()
+    here = _get_running_loop()
     for loop in resources.loops():
         if loop is here:
             loop.create_task(resources.aclose(loop))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from math import ceil, log2
 from statistics import median
@@ -66,11 +66,12 @@ class Profile:
     conflicts: int = 0
     rivals: Counter[tuple[str, str]] = field(default_factory=Counter)  #: (path, process that changed it) -> conflicts
     waited: float = 0.0  #: seconds in queues for contended paths
-    wall: float = 0.0
+    summed: float = 0.0  #: of the wall times, but for the fresh ones
+    fresh: deque[float] = field(default_factory=deque)  #: wall times that are not summed up yet
     cpu: float = 0.0
     cpu_calls: int = 0  #: how many calls the CPU time was measured for
     cpu_wall: float = 0.0  #: the wall time of those
-    walls: Spread = field(default_factory=dict)
+    spread: Spread = field(default_factory=dict)  #: of the same
     cpus: Spread = field(default_factory=dict)
     holds: float | None = None  #: the part of its CPU during which it held the interpreter's lock
     waits: float = 0.0  #: what it surely waits in a call, for neither the lock nor a processor
@@ -99,12 +100,11 @@ class Profile:
 
     def add(self, outcome: Outcome) -> None:
         """Count one attempt."""
-        self.calls += 1
+        self.calls = calls = self.calls + 1
         wall = outcome.wall
-        self.wall += wall
-        bucket = int(log2(wall + TINY) * FINE + OFFSET)
-        walls = self.walls
-        walls[bucket] = walls.get(bucket, 0) + 1
+        self.fresh.append(wall)
+        if not calls & 63:
+            self._sum_up()
         if outcome.error is not None:
             self.failures += 1
         if outcome.cpu is not None:
@@ -113,6 +113,30 @@ class Profile:
             self._look_at(wall)
         if outcome.place and outcome.place not in self.places and len(self.places) < 64:
             self.places.add(outcome.place)
+
+    def _sum_up(self) -> None:
+        """Take in the fresh wall times. Many at once are cheap; one by one they would be a good part of a short call."""
+        fresh, spread = self.fresh, self.spread
+        while fresh:
+            try:
+                wall = fresh.popleft()
+            except IndexError:
+                return  # another thread does the same
+            self.summed += wall
+            bucket = int(log2(wall + TINY) * FINE + OFFSET)
+            spread[bucket] = spread.get(bucket, 0) + 1
+
+    @property
+    def walls(self) -> Spread:
+        """How long the calls took."""
+        self._sum_up()
+        return self.spread
+
+    @property
+    def wall(self) -> float:
+        """Seconds of all calls together."""
+        self._sum_up()
+        return self.summed
 
     def _add_cpu(self, cpu: float, wall: float) -> None:
         self.cpu += cpu
@@ -233,7 +257,7 @@ class Profile:
     def explain(self, planned: Placement) -> Explained:
         """A row for a reader. ``planned``: where it would run if it never ran yet."""
         used = next((self.homes[door][0] for door in (False, True) if door in self.homes), planned)
-        known = self.known()
+        known, wall = self.known(), self.wall
         return Explained(
             self.process.name,
             self.nature,
@@ -244,8 +268,8 @@ class Profile:
             self.conflicts,
             "; ".join(f"{count} with {author!r} on {path}" for (path, author), count in self.rivals.most_common(3)),
             self.waited,
-            self.wall,
-            None if self.computes is None else self.wall * self.computes,
+            wall,
+            None if self.computes is None else wall * self.computes,
             tuple(sorted(self.places)),
             changes=self.process.contract.writes or self.touched.writes(),
             measured=self.cpu_calls,

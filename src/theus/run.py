@@ -41,6 +41,7 @@ class Run(Generic[T]):
         "state",
         "step",
         "task",
+        "value",
         "waiting",
     )
 
@@ -55,6 +56,7 @@ class Run(Generic[T]):
     ) -> None:
         self.step = step
         self.state = "running"
+        self.value: Any = None  #: what it returned, once it is done
         self.blocking = blocking  #: driven in its caller's thread: what waits in it may block
         self.durable = False  #: recorded in the store, so that it can go on elsewhere
         self.task: asyncio.Task[Any] | None = None  #: the task it runs in, while it does

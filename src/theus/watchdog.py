@@ -30,13 +30,12 @@ from time import perf_counter, thread_time
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from theus.context import current
+from theus.context import attempt_of
 from theus.environments.meter import RunDelay
 from theus.environments.runner import execute, execute_async
 from theus.resources import Resources
 
 if TYPE_CHECKING:
-    from theus.context import Attempt
     from theus.protocols import Call
 
 BOUND = 0.05  #: seconds for which nothing may keep a loop from going on
@@ -259,7 +258,7 @@ def _of_task(loop: asyncio.AbstractEventLoop) -> Call | None:
     """The call to which a task belongs that a process started (Python 3.12 and newer can tell)."""
     task = asyncio.current_task(loop)
     get_context: Callable[[], Any] | None = getattr(task, "get_context", None)
-    attempt: Attempt | None = None if get_context is None else get_context().get(current)
+    attempt = None if get_context is None else attempt_of(get_context())
     return None if attempt is None else attempt.call
 
 

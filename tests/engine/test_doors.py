@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import warnings
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 
 import pytest
@@ -166,6 +166,71 @@ def test_nested_run_after_a_write_is_refused(engine):
     with pytest.raises(ScopeError, match=r"other\(ctx"):
         engine.run(outer)
     assert engine.state.hits == 0
+
+
+def test_nested_run_after_a_write_is_refused_from_another_thread(engine):
+    """The context variables say who calls, also after a ``def`` ran in the same context."""
+
+    @process(environment="inline")
+    def order(ctx):
+        ctx.domain.orders.append("tea")
+
+    @process
+    async def outer(ctx):
+        await engine.arun(order)
+        ctx.domain.hits += 1
+        await asyncio.to_thread(engine.run, order)
+
+    with pytest.raises(ScopeError, match=r"other\(ctx"):
+        asyncio.run(engine.arun(outer))
+    assert engine.state.orders == ["tea"]
+
+
+def test_what_runs_in_one_thread_does_not_count_in_another(engine):
+    """A thread with a copy of the context variables of one that is in a ``def`` which has written."""
+    contexts, has_written, may_end = [], threading.Event(), threading.Event()
+
+    @process(environment="inline")
+    def copies(ctx):
+        contexts.append(copy_context())
+
+    @process(environment="inline")
+    def writes(ctx):
+        ctx.domain.hits += 1
+        has_written.set()
+        assert may_end.wait(30)
+
+    def one_after_the_other():
+        engine.run(copies)
+        engine.run(writes)
+
+    thread = threading.Thread(target=one_after_the_other)
+    thread.start()
+    try:
+        assert has_written.wait(30)
+        contexts[0].run(engine.run, place, sku="tea")
+    finally:
+        may_end.set()
+        thread.join()
+    assert engine.state == Shop(stock={"tea": 2}, orders=["tea"], hits=1)
+
+
+def test_a_def_inside_a_def_gives_the_turn_back(engine):
+    @process
+    def inner(ctx):
+        ctx.domain.orders.append("inner")
+
+    @process
+    def outer(ctx):
+        engine.run(inner)
+        ctx.domain.hits += 1
+        engine.run(inner)
+
+    with pytest.raises(ScopeError, match=r"'outer' has written"):
+        engine.run(outer)
+    assert engine.state == Shop(stock={"tea": 3}, orders=["inner"])
+    engine.run(inner)  # nothing runs around it any more
+    assert engine.state.orders == ["inner", "inner"]
 
 
 def test_calling_another_process_joins_the_transaction(engine):

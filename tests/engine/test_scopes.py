@@ -218,6 +218,21 @@ def test_context_fields_cannot_be_set():
         engine.run(work)
 
 
+@pytest.mark.parametrize("kind", ["def", "async def", "worker"])
+def test_what_the_context_does_not_have(kind):
+    @process(environment="worker" if kind == "worker" else None)
+    def work(ctx):
+        ctx.domian  # noqa: B018
+
+    @process
+    async def work_async(ctx):
+        ctx.domian  # noqa: B018
+
+    with Engine(Shop(), workers=1) as engine, pytest.raises(AttributeError, match="domian") as caught:
+        engine.run(work_async if kind == "async def" else work)
+    assert any("ctx has attempt," in note and "domain" in note for note in caught.value.__notes__)
+
+
 def test_what_becomes_of_the_object_that_was_given_does_not_change_config():
     limits = {"most": 3, "names": ["tea"]}
     with Engine(config=limits) as engine:

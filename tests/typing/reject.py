@@ -14,6 +14,8 @@ class Shop:
 def load(ctx: Context[Shop], file: str) -> list[str]:
     ctx.domain.hits = "three"  # type: ignore[assignment]
     ctx.domain.misses += 1  # type: ignore[attr-defined]
+    ctx.domian  # type: ignore[attr-defined]
+    ctx.scratch = 1  # type: ignore[attr-defined]
     return [file]
 
 

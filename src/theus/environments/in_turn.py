@@ -17,7 +17,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from theus.context import current
+from theus.context import running_attempt
 from theus.environments.thread import measured
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class InTurnEnvironment:
         """Nothing to do."""
 
     async def run(self, call: Call) -> Outcome:
-        if current.get() is not None:  # whoever called it waits for it
+        if running_attempt() is not None:  # whoever called it waits for it
             return await self._threads.run(call)
         loop = asyncio.get_running_loop()
         timer: asyncio.TimerHandle

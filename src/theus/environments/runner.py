@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Callable
 from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from theus.context import Attempt, Context, begin_attempt, end_attempt
+from theus.context import Attempt, Context, advise, begin_attempt, end_attempt, here
 from theus.protocols import Outcome
 from theus.scope import aclose_local, close_local
 from theus.state.values import detach
@@ -39,15 +39,17 @@ def execute(call: Call, *, measure_cpu: bool = False, within: Transaction | None
     outcome = Outcome()
     attempt = Attempt(call, outcome)
     process = call.process
-    token = begin_attempt(attempt)
+    place = here()
+    around, place.attempt = place.attempt, attempt
     cpu = thread_time() if measure_cpu else 0.0
     started = perf_counter()
     try:
         if within is not None:
             attempt.join(within)
         try:
-            arguments = (Context(attempt), *call.args) if process.takes_context else call.args
-            value = process.fn(*arguments, **call.kwargs) if call.kwargs else process.fn(*arguments)  # ** is dear
+            context = (Context(attempt),) if process.takes_context else ()
+            given = call.args or call.kwargs  # to spread them out is dear
+            value = process.fn(*context, *call.args, **call.kwargs) if given else process.fn(*context)
         except BaseException as error:
             if attempt.local is not None:
                 close_local(attempt.local, error)
@@ -60,6 +62,7 @@ def execute(call: Call, *, measure_cpu: bool = False, within: Transaction | None
     except StopIteration as error:
         outcome.error = _as_runtime_error(process.name, error)
     except (Exception, SystemExit, KeyboardInterrupt) as error:
+        advise(error)
         outcome.error = error
     finally:
         outcome.wall = perf_counter() - started
@@ -68,12 +71,12 @@ def execute(call: Call, *, measure_cpu: bool = False, within: Transaction | None
         if measure_cpu:
             outcome.cpu = thread_time() - cpu
         attempt.close()
-        end_attempt(token)
+        place.attempt = around
     try:
         return outcome
     finally:
-        arguments, value = (), None
-        del outcome, attempt, call
+        context, given, value = (), (), None
+        del outcome, attempt, call, around
 
 
 def _as_runtime_error(name: str, error: StopIteration) -> RuntimeError:
@@ -94,8 +97,9 @@ async def execute_async(call: Call) -> Outcome:
     started = perf_counter()
     try:
         try:
-            arguments = (Context(attempt), *call.args) if process.takes_context else call.args
-            value = await (process.fn(*arguments, **call.kwargs) if call.kwargs else process.fn(*arguments))
+            context = (Context(attempt),) if process.takes_context else ()
+            given = call.args or call.kwargs
+            value = await (process.fn(*context, *call.args, **call.kwargs) if given else process.fn(*context))
         except BaseException as error:
             if attempt.local is not None:
                 await aclose_local(attempt.local, error)
@@ -104,6 +108,7 @@ async def execute_async(call: Call) -> Outcome:
             await aclose_local(attempt.local, None)
         attempt.hand_over(value)
     except (Exception, SystemExit, KeyboardInterrupt) as error:
+        advise(error)
         outcome.error = error
     finally:
         outcome.wall = perf_counter() - started
@@ -114,7 +119,7 @@ async def execute_async(call: Call) -> Outcome:
     try:
         return outcome
     finally:
-        arguments, value = (), None
+        context, given, value = (), (), None
         del outcome, attempt, call
 
 

@@ -16,7 +16,7 @@ from contextvars import copy_context
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from theus.context import current
+from theus.context import running_attempt
 from theus.environments.loop import within
 from theus.environments.runner import execute
 
@@ -99,7 +99,7 @@ class ThreadEnvironment:
         self._jobs.put(job)
         if not self._idle.acquire(blocking=False):
             with self._lock:
-                if len(self._threads) < self.capacity or current.get() is not None:
+                if len(self._threads) < self.capacity or running_attempt() is not None:
                     thread = threading.Thread(target=self._work, name=f"theus-{next(self._numbers)}", daemon=True)
                     self._threads.add(thread)
                     thread.start()

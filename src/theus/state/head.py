@@ -14,6 +14,9 @@ or deep read asks the other two numbers of ``p``. Written paths are checked for 
 an operation always finds its container. Where ``deep`` is not newer than the reader's version, the whole
 subtree is skipped: the usual check ends at the first step. (The rule is FoundationDB's: reads conflict, writes do not.)
 
+Nobody asks as long as one commit comes after the other, so what is to be noted in the tree is only put down at first, and
+noted when somebody asks, or every sixteen commits: many in a row take a fraction of one alone.
+
 Places that no living snapshot is older than are swept when the tree has doubled, so its size follows the number
 of different places written while the oldest snapshot is held, not the number of commits.
 
@@ -32,20 +35,21 @@ snapshot is complete before it is published.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
 from theus.errors import Path
 from theus.protocols import Commit, Committed, Conflict
-from theus.state.access import Op, Ops, Reads
+from theus.state.access import Ops, Reads
 from theus.state.apply import ON_PART, Edits, apply_op
 from theus.state.history import History
 from theus.state.snapshot import Snapshot
 from theus.state.transaction import Transaction, TrialTransaction
 from theus.state.values import ingest_domain
 
+_ON_MEMBERS = frozenset(("include", "discard"))
 _SPARE = 16  #: versions for which the tree is kept though nobody is seen to need them
 _ERA = 16  #: versions between two looks at what can be swept, which share one sign of life
 
@@ -61,6 +65,10 @@ class _Era:
 
 Stamp = tuple[int, str]  #: when and by whom: a version and the process that made it
 _NEVER: Stamp = (0, "")
+
+
+#: What the tree has to know of an operation: its kind and path, the members that came or went, whether keys or length changed
+_Change = tuple[str, Path, Collection[Any], bool, Stamp]
 
 
 class _Place:
@@ -103,6 +111,7 @@ class Head:
         self.snapshot = Snapshot(version, ingest_domain(domain), self, self._era)  #: the newest committed state
         self._written = _Place()
         self._places = 0
+        self._unmarked: list[_Change] = []  #: what is not noted in the tree yet
         self._horizon = version  #: reads on older versions cannot be validated any more
         self._eras = [(weakref.ref(self._era), version)]  #: those that may be alive, with the first version of each
         self._sweep_at = 256
@@ -130,10 +139,11 @@ class Head:
             version = self.version + 1
             stamp = version, author
             root = self.snapshot.root
-            if len(operations) == 1:
+            if len(operations) == 1:  # what most commits are
                 operation = operations[0]
+                kind = operation[0]
                 root, moved = apply_op(root, operation)
-                self._mark(operation, moved, stamp)
+                self._unmarked.append((kind, operation[1], operation[2] if kind in _ON_MEMBERS else (), moved, stamp))
             else:
                 edits = Edits()
                 changes = []
@@ -141,8 +151,7 @@ class Head:
                     root, moved = apply_op(root, operation, edits)
                     changes.append(moved)
                 root = edits.finish(root)
-                for operation, moved in zip(operations, changes, strict=True):  # only now: nothing can fail any more
-                    self._mark(operation, moved, stamp)
+                self._put_down(operations, changes, stamp)  # only now: nothing can fail any more
             if not version % _ERA:
                 self._begin_era(version)
             self.snapshot = snapshot = Snapshot(version, root, self, self._era)
@@ -189,8 +198,7 @@ class Head:
             lasts = not edits.has_patches and (not self._staged or self._staged[-1].lasts)
             stamp = version, commit.author
             staged = Staged(Snapshot(version, edits.finish(root)), commit.author, operations, reads, moved, lasts)
-            for operation, moves in zip(operations, moved, strict=True):
-                self._mark(operation, moves, stamp)
+            self._put_down(operations, moved, stamp)
             self._staged.append(staged)
             return staged
 
@@ -207,6 +215,7 @@ class Head:
         with self._lock:
             if self._staged:
                 self._staged = []
+                self._catch_up()
                 _lower(self._written, self.version)
 
     def follow(self, author: str, operations: Ops, at: float) -> Committed:
@@ -236,6 +245,7 @@ class Head:
         with self._lock:
             self._written = _Place()
             self._places = 0
+            self._unmarked.clear()
             self._horizon = self.version = newer.version
             self._begin_era(newer.version)
             self.snapshot = Snapshot(newer.version, newer.snapshot.root, self, self._era)
@@ -246,6 +256,7 @@ class Head:
     def _validate(self, base: int, reads: Reads, operations: Ops) -> Conflict | None:
         if base < self._horizon:
             return Conflict((), "")
+        self._catch_up()
         for path, keys, shape, deep in reads:
             place = self._reach(path, base)
             if place is None:
@@ -288,34 +299,40 @@ class Head:
     # --- the change ---
 
     def _begin_era(self, version: int) -> None:
+        self._catch_up()
         self._era = _Era()
         self._eras.append((weakref.ref(self._era), version))
         if len(self._eras) > self._sweep_at or self._places > self._sweep_at:
             self._sweep()
 
-    def _mark(self, operation: Op, moved: bool, stamp: Stamp) -> None:
-        """Note in the tree of written paths what an operation changed; ``moved``: keys or length changed."""
-        kind, path = operation[0], operation[1]
-        above = place = self._written
-        place.deep = stamp
-        for key in path:
-            above = place
-            place = above.below.get(key) or self._new_place(above, key)
+    def _put_down(self, operations: Ops, moved: Sequence[bool], stamp: Stamp) -> None:
+        for operation, moves in zip(operations, moved, strict=True):
+            kind = operation[0]
+            self._unmarked.append((kind, operation[1], operation[2] if kind in _ON_MEMBERS else (), moves, stamp))
+
+    def _catch_up(self) -> None:
+        """Note in the tree of written paths what was put down."""
+        for kind, path, members, moved, stamp in self._unmarked:
+            above = place = self._written
             place.deep = stamp
-        if kind in ON_PART:
-            place.whole = stamp
-            if place.below and kind != "add":
-                self._places -= _count(place)
-                place.below = {}
+            for key in path:
+                above = place
+                place = above.below.get(key) or self._new_place(above, key)
+                place.deep = stamp
+            if kind in ON_PART:
+                place.whole = stamp
+                if place.below and kind != "add":
+                    self._places -= _count(place)
+                    place.below = {}
+                if moved:
+                    above.shape = stamp
+                continue
             if moved:
-                above.shape = stamp
-            return
-        if moved:
-            place.shape = stamp
-        if kind != "append":
-            for member in operation[2]:
+                place.shape = stamp
+            for member in members:
                 child = place.below.get(member) or self._new_place(place, member)
                 child.whole = child.deep = stamp
+        self._unmarked.clear()
 
     def _new_place(self, above: _Place, key: Any) -> _Place:
         place = above.below[key] = _Place()

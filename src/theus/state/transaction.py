@@ -28,7 +28,7 @@ import theus.state.sets  # noqa: F401  (they make themselves known as makers of 
 from theus.errors import ContractError, Path
 from theus.state.access import Grant, Op, Ops, Read, Reads
 from theus.state.apply import apply_ops
-from theus.state.node import ENDS, MAKERS, Node, ended
+from theus.state.node import ENDS, MAKERS, NOTHING, Node, ended
 from theus.state.snapshot import Snapshot
 from theus.state.values import MISSING, OBJECT, kind_of
 
@@ -111,14 +111,14 @@ class Transaction:
                 raise ended(self._process)
             return self._kept, self._prior
         self._head = self._kin = None
-        operations: list[Op] = list(self._prior)
+        operations: list[Op] = [*self._prior]
         for node in nodes:
             if node._dirty and (node._parent is None or node._attached()):
                 node._emit(operations)
-        reads: list[Read] = list(self._kept)
+        reads: list[Read] = [*self._kept]
         # What was read. That a place was looked up need only be recorded if nothing below vouches for it: a read or
         # write there is checked against the replacement of everything above. Children come after their parents.
-        active: set[int] = set()  #: ids of those below which something happened
+        active: set[int] = set() if len(nodes) > 1 else NOTHING  #: ids of those below which something happened
         for node in reversed(nodes):
             parent = node._parent
             if node._reads or node._shape or node._deep:

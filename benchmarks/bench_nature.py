@@ -20,12 +20,14 @@ from theus.environments.meter import Meter, RunDelay, Ticker
 from theus.errors import NotTransferable
 from theus.events import ProcessMoved
 from theus.nature import FIRST, RARELY, Profile
+from theus.placement import cannot_travel
 from theus.processes import Process
 from theus.protocols import Call
 from theus.testing.environments import EngineStub
 
 CALLS = 3
-PLACES = ("inline", "thread", "worker", *(("interpreter",) if sys.version_info >= (3, 14) else ()))
+ELSEWHERE = ("worker", *(("interpreter",) if sys.version_info >= (3, 14) else ()))  #: on another core, on a copy
+PLACES = ("inline", "thread", *ELSEWHERE)
 WORK = 0.15  #: seconds of calls in one run, about
 MOST_CALLS, LEAST_CALLS = 100, 4
 LEAST_ROUNDS, MOST_ROUNDS = 12, 200  #: but the first one
@@ -161,10 +163,12 @@ def lag(rounds: int = 5, seconds: float = 1.0) -> None:
 async def choices(names: list[str]) -> list[float]:
     """For each workload, print the least time of a run in each place and undeclared, from the second run on.
 
-    A run of a millisecond takes a tenth more or less at any time, so it is made a hundred times and more.
+    A run of a millisecond takes a tenth more or less at any time, so it is made a hundred times and more. A place in
+    which a process would work on a copy of what it may change is shown, but is none that it could have had.
     """
     shares = []
     print("\nCalls at the same time, ms a run (least of all rounds, in turns); x: undeclared, of the best named place")
+    print("  (in brackets: does not count, as the process would work on a copy there of what it may change)")
     print(f"  {'':<22}" + "".join(f"{place:>12}" for place in (*PLACES, "undeclared")) + "       x  chosen")
     for name, function, _ in labelled():
         if names and name not in names:
@@ -191,13 +195,21 @@ async def choices(names: list[str]) -> list[float]:
                     if number:
                         least[place] = min(least[place], time.perf_counter() - started)
             chosen = engine.explain(function).rows[0]
-        share = least["undeclared"] / min(least[place] for place in PLACES)
+        hindrance = cannot_travel(function)
+        barred = ELSEWHERE if hindrance else ()
+        share = least["undeclared"] / min(least[place] for place in PLACES if place not in barred)
         shares.append(share)
-        shown = "".join(f"{seconds * 1e3:12.1f}" for seconds in least.values())
-        print(f"  {name:<22}{shown}{share:8.2f}  {chosen.environment}: {chosen.reason}")
+        shown = "".join(_figure(seconds, place in barred) for place, seconds in least.items())
+        why = f" [no other core: {hindrance}]" if hindrance and hindrance not in chosen.reason else ""
+        print(f"  {name:<22}{shown}{share:8.2f}  {chosen.environment}: {chosen.reason}{why}")
     within = sum(share <= 1.1 for share in shares)
     print(f"  within 1.1 x: {within} of {len(shares)}; median {statistics.median(shares):.2f}, worst {max(shares):.2f}")
     return shares
+
+
+def _figure(seconds: float, is_barred: bool) -> str:
+    figure = "–" if seconds == float("inf") else f"{seconds * 1e3:.1f}"
+    return f"{f'({figure})' if is_barred else figure:>12}"
 
 
 def moves(names: list[str], calls: int = MANY) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from theus.attempt import Attempts
@@ -17,7 +18,7 @@ from theus.stores.replica import Replica
 from theus.workflow import as_step, leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from theus.engine import Engine
     from theus.processes import Process
@@ -36,12 +37,20 @@ class Replayed:
         self.same = same  #: whether it gave the same now
 
 
-def replay(engine: Engine[Any], run_id: str, step: str, target: Any) -> Replayed:
+def replay(
+    engine: Engine[Any],
+    run_id: str,
+    step: str,
+    target: Any,
+    at_fault: Callable[[Exception], None] | None = None,
+) -> Replayed:
     """Run the call of that key (with or without the run's id before it) again, inline and in this thread.
 
     The workflow is walked as when a run goes on: what comes before the call is answered from its records, sources are
     pulled again. What ``ctx.once`` and waits kept is there, too. Of a run that is done, the log of the store still tells,
     as far as it is kept. A call that is not recorded, because it failed, runs on the newest state.
+
+    ``at_fault`` is called with what the body raised while the call still stands: ``ctx.domain`` and ``ctx.local`` can be looked at.
 
     Raises:
         DefinitionError: there is no such run or call, or what it ran with is not kept any more.
@@ -62,7 +71,7 @@ def replay(engine: Engine[Any], run_id: str, step: str, target: Any) -> Replayed
     journal = Journal.read(engine, run, (record for _, record in known.values()))
     entry = entry_of(store, run_id)
     is_done = entry is not None and entry.status == "done"
-    attempts = _Again(engine, run, journal, past, wanted, known.get(("step", wanted)), is_done=is_done)
+    attempts = _Again(engine, run, journal, past, wanted, known.get(("step", wanted)), at_fault, is_done=is_done)
 
     async def go() -> None:
         process = next(leaves(run.step))
@@ -106,7 +115,7 @@ class _Unknown:
 class _Again(Attempts):
     """Answers every call from its record, and makes the one that is wanted."""
 
-    __slots__ = ("knows_all", "past", "recorded", "wanted")
+    __slots__ = ("at_fault", "knows_all", "past", "recorded", "wanted")
 
     def __init__(
         self,
@@ -116,12 +125,14 @@ class _Again(Attempts):
         past: Past,
         wanted: str,
         recorded: tuple[Version | None, Record] | None,
+        at_fault: Callable[[Exception], None] | None,
         *,
         is_done: bool,
     ) -> None:
         super().__init__(engine, run, {}, journal)
         self.past = past
         self.wanted = wanted
+        self.at_fault = at_fault
         self.recorded = recorded  #: the record of the wanted call, and the version that it came with
         begun = Record("owner", run.id, b"1")
         #: nothing that was recorded of the run is gone
@@ -163,6 +174,8 @@ class _Again(Attempts):
             # A state process runs in its commit: on what came just before it.
             call.snapshot = self.past.at(version - 1 if version and process.nature == "state" else fields["base"])
         call.kept = journal.kept(position)
+        if self.at_fault is not None:
+            call.process = _told_of(process, self.at_fault)
         outcome = await execute_async(call) if process.is_async else execute(call)
         assert call.snapshot is not None
         same = outcome.error is None and then == self._stored(process, outcome.value)
@@ -182,6 +195,31 @@ class _Again(Attempts):
 
     def wait_for(self, call: Call, label: str, name: str, timeout: float | None) -> Coroutine[Any, Any, Any]:
         return self.engine.waits.wait_for(self.run.id, None, call, label, name, timeout)
+
+
+def _told_of(process: Process[Any, Any], at_fault: Callable[[Exception], None]) -> Process[Any, Any]:
+    """The process, but ``at_fault`` hears of what its body raises, inside of the call."""
+    fn = process.fn
+
+    @functools.wraps(fn)
+    def told(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return fn(*args, **kwargs)
+        except Exception as error:
+            at_fault(error)
+            raise
+
+    @functools.wraps(fn)
+    async def told_async(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await fn(*args, **kwargs)
+        except Exception as error:
+            at_fault(error)
+            raise
+
+    copy = process.bind()
+    copy.fn = told_async if process.is_async else told
+    return copy
 
 
 def _refuse_unknown(value: Any) -> None:

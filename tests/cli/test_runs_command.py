@@ -70,9 +70,11 @@ Theus = Callable[..., subprocess.CompletedProcess[str]]
 def theus(tmp_path: Path) -> Theus:
     (tmp_path / "shop.py").write_text(SHOP)
 
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
+    def run(*words: str, typed: str = "") -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "theus.cli", *words]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+        return subprocess.run(
+            command, cwd=tmp_path, input=typed, capture_output=True, text=True, timeout=100, check=False
+        )
 
     return run
 
@@ -168,6 +170,57 @@ def test_calls_of_a_run_that_is_done_are_run_again(theus, tmp_path, url):
     failed = theus("replay", "nightly-24", "2.check", "shop:job")
     assert failed.returncode == 1
     assert "counts are [18, 4]" in failed.stderr
+
+
+BREAKS = """
+@process
+{kind}def breaks(ctx, name: str) -> int:
+    ctx.domain.stock[name] += 1
+    if Path("broken").exists():
+        raise ValueError(name)
+    return ctx.domain.stock[name]
+"""
+
+
+@pytest.mark.parametrize("kind", ["", "async "])
+def test_the_debugger_opens_where_a_call_raised_with_its_state_of_then(theus, tmp_path, kind):
+    with (tmp_path / "shop.py").open("a") as file:
+        file.write(BREAKS.format(kind=kind))
+    for run_id in ("one", "two"):
+        assert theus("run", "shop:breaks", "tea", "--run-id", run_id, "-q").returncode == 0
+    (tmp_path / "broken").touch()
+    typed = "p name, ctx.domain.stock, ctx.key\nq\n"
+    debugged = theus("replay", "one", "breaks", "shop:breaks", "--pdb", typed=typed)
+    assert debugged.returncode == 1
+    assert "('tea', {'tea': 4}, 'one/breaks')" in debugged.stdout
+    assert debugged.stderr.count("ValueError: tea") == 1
+    assert "on version 1; nothing is committed" in debugged.stderr
+    assert "frames of Theus" not in theus("replay", "one", "breaks", "shop:breaks", "--traceback").stderr
+
+
+LATER = """
+@process
+def refuses(ctx) -> int:
+    ctx.local.enter(Leaves())
+    return 1
+
+class Leaves:
+    def __enter__(self): pass
+    def __exit__(self, *error):
+        if Path("broken").exists():
+            raise ValueError("it does not close")
+"""
+
+
+def test_the_debugger_opens_for_what_raises_after_the_body_too(theus, tmp_path):
+    with (tmp_path / "shop.py").open("a") as file:
+        file.write(LATER)
+    assert theus("run", "shop:refuses", "--run-id", "one", "-q").returncode == 0
+    (tmp_path / "broken").touch()
+    debugged = theus("replay", "one", "refuses", "shop:refuses", "--pdb", typed="p error\nq\n")
+    assert debugged.returncode == 1
+    assert "(None, None, None)" in debugged.stdout
+    assert "it does not close" in debugged.stderr
 
 
 FILLS = """

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from theus.cli.codes import ENDED, INTERRUPTED, OK, WRONG
 
 PARTS = ("waits", "computes", "cleans")
+TRACEBACK: dict[str, Any] = {"action": "store_true", "help": "show the frames of Theus, too, if it fails"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--json", action="store_true", help="print the result as JSON")
     run.add_argument("--no-progress", action="store_true", help="no progress bars")
     run.add_argument("-q", "--quiet", action="store_true", help="no progress bars and no table")
-    run.add_argument("--traceback", action="store_true", help="show the frames of Theus, too, if it fails")
+    run.add_argument("--traceback", **TRACEBACK)
     run.set_defaults(command=_run)
 
     graph = commands.add_parser("graph", help="draw a workflow: as a tree, as Mermaid, as SVG")
@@ -116,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("value", nargs="?", help="the first value of the run, as in theus run")
         command.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE", help="an argument, by name")
         command.add_argument("--engine", metavar="NAME", help="the Engine to ask, if the module has several")
+        command.add_argument("--traceback", **TRACEBACK)
         command.set_defaults(command=_explain)
     profile.set_defaults(run=True)
     _add_runs(commands, target)
@@ -164,7 +166,7 @@ def _add_runs(commands: Any, target: dict[str, str]) -> None:
     resume.add_argument("--json", action="store_true", help="print the result as JSON")
     resume.add_argument("--no-progress", action="store_true", help="no progress bars")
     resume.add_argument("-q", "--quiet", action="store_true", help="no progress bars and no table")
-    resume.add_argument("--traceback", action="store_true", help="show the frames of Theus, too, if it fails")
+    resume.add_argument("--traceback", **TRACEBACK)
     resume.set_defaults(command=_command("run", "resume"))
 
     replay = commands.add_parser(
@@ -177,7 +179,8 @@ def _add_runs(commands: Any, target: dict[str, str]) -> None:
     replay.add_argument("step", metavar="STEP", help="its key, as theus show says it")
     replay.add_argument("target", **target)
     replay.add_argument("--engine", **engine)
-    replay.add_argument("--pdb", action="store_true", help="open the debugger where it raises")
+    replay.add_argument("--pdb", action="store_true", help="open the debugger where it raises, with its state")
+    replay.add_argument("--traceback", **TRACEBACK)
     replay.set_defaults(command=_command("replay", "replay"))
 
     state = commands.add_parser("state", help="show, compare, restore and migrate the state in a store")

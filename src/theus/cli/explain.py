@@ -29,13 +29,13 @@ def explain(options: argparse.Namespace) -> int:
                 except DefinitionError:
                     raise
                 except Exception as error:  # what ran until then is worth a look
-                    show_failure(errors, error, whole=False)
+                    show_failure(errors, error, whole=options.traceback)
                     code = FAILED
             rows = engine.explain(target.value).rows
     except DefinitionError as error:
         return wrong(errors, error)
     except Exception as error:  # the user's module failed while it was imported
-        show_failure(errors, error, whole=False)
+        show_failure(errors, error, whole=options.traceback)
         return WRONG
     console = Console(highlight=False)
     if not console.is_terminal:

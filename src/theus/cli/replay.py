@@ -21,28 +21,36 @@ from theus.state.access import show
 def replay(options: argparse.Namespace) -> int:
     """Carry out the command; gives the exit code."""
     console = Console(stderr=True, highlight=False)
+    debugged: list[BaseException] = []
+
+    def debug(error: BaseException) -> None:
+        """If the body raised it, the call still stands: its state can be looked at."""
+        show_failure(console, error, whole=options.traceback)
+        pdb.post_mortem(error.__traceback__)
+        debugged.append(error)
+
     try:
         target = find(options.target)
         engine = target.engine(options.engine)
         store_of(engine)
         with engine:
-            found = replay_call(engine, options.run, options.step, target.value)
+            found = replay_call(engine, options.run, options.step, target.value, debug if options.pdb else None)
     except DefinitionError as error:
         return wrong(console, error)
     except Exception as error:  # the user's module failed while it was imported
-        show_failure(console, error, whole=True)
+        show_failure(console, error, whole=options.traceback)
         return WRONG
-    return _tell(console, found, options)
+    error = found.outcome.error
+    if error is not None and error not in debugged:
+        debug(error) if options.pdb else show_failure(console, error, whole=options.traceback)
+    return _tell(console, found)
 
 
-def _tell(console: Console, found: Replayed, options: argparse.Namespace) -> int:
+def _tell(console: Console, found: Replayed) -> int:
     outcome, known = found.outcome, found.recorded is not NOTHING
     said = "" if known else "; it is not recorded, so that is the newest state"
     console.print(f"[dim]on version {found.version}{said}; nothing is committed[/]", soft_wrap=True)
     if outcome.error is not None:
-        show_failure(console, outcome.error, whole=False)
-        if options.pdb:
-            pdb.post_mortem(outcome.error.__traceback__)
         return FAILED
     changed = ", ".join(dict.fromkeys(show(op[1]) for op in outcome.ops))
     if changed:

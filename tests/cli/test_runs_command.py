@@ -255,6 +255,9 @@ def test_the_state(theus, tmp_path):
     assert json.loads(theus("state", "show", "shop.db", "--json", "--types", "shop:engine").stdout) == state
     first = json.loads(theus("state", "show", "shop.db", "--json", "--version", "0", *with_types).stdout)
     assert first == {"stock": {"tea": 3}, "seen": []}
+    mistyped = theus("state", "show", "shop.db", "--types", "shop:Shops")
+    assert mistyped.returncode == 2
+    assert "shop has no 'Shops'. Did you mean 'Shop'?" in mistyped.stderr
     untyped = theus("state", "show", "shop.db")
     assert untyped.returncode == 2
     assert "--types" in untyped.stderr
@@ -298,7 +301,8 @@ def test_a_state_is_migrated_and_before_that_shown_what_would_change(theus, tmp_
     dry = theus("state", "migrate", *with_types, "--dry-run")
     assert dry.returncode == 0, dry.stderr
     assert "version 1 to 2: rename" in dry.stdout
-    assert "goods: None -> {'tea': 2, 'milk': 9}" in dry.stdout
+    assert "goods: new, {'tea': 2, 'milk': 9}" in dry.stdout
+    assert "stock: {'tea': 2, 'milk': 9} goes" in dry.stdout
     assert theus("state", "show", "shop.db", "--types", "shop:Shop").returncode == 0
     assert theus("state", "migrate", *with_types).returncode == 0
     assert "nothing to do" in theus("state", "migrate", *with_types).stdout
@@ -363,6 +367,7 @@ from theus import process
 
 @process
 async def twice(ctx):
+    await ctx.wait_for("early")
     await ctx.sleep_until(datetime(2020, 1, 2, tzinfo=UTC))
     try:
         await ctx.wait_for("late", timeout=0)
@@ -370,7 +375,13 @@ async def twice(ctx):
         pass
     await ctx.wait_for("never", timeout=86400)
 
+@process
+def tell(ctx):
+    ctx.emit("sold", ["tea"], durable=True)
+
+shop.engine.run(tell, run_id="tells")
 run = shop.engine.submit(twice, run_id="waits")
+shop.engine.signal("waits", "early", {"by": "me"})
 while "wait_for('never')" not in str([one.key for one in shop.engine.store.records("once")]): pass
 shop.engine.close()
 """
@@ -380,6 +391,11 @@ def test_waits_are_told_in_words(theus, tmp_path):
     (tmp_path / "waits.py").write_text(WAITS_TWICE)
     subprocess.run([sys.executable, "waits.py"], cwd=tmp_path, check=True, timeout=100)
     lines = theus("show", "waits", "--store", "shop.db").stdout.splitlines()
-    said = [next(line for line in lines if name in line) for name in ("sleep_until #1", "'late') #2", "'never') #3")]
-    for line, words in zip(said, (r"until 2020-01-0\d", "did not come in time", r"waits until 20\d\d-"), strict=True):
+    said = [
+        next(line for line in lines if name in line)
+        for name in ("sleep_until #", "'late') #", "'never') #", "'early') #")
+    ]
+    told = (r"until 2020-01-0\d", "did not come in time", r"waits until 20\d\d-", r'took \{"by":"me"\}')
+    for line, words in zip(said, told, strict=True):
         assert re.search(words, line)
+    assert 'sold: ["tea"]' in theus("show", "tells", "--store", "shop.db").stdout

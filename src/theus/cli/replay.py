@@ -40,9 +40,9 @@ def replay(options: argparse.Namespace) -> int:
     except Exception as error:  # the user's module failed while it was imported
         show_failure(console, error, whole=options.traceback)
         return WRONG
-    error = found.outcome.error
-    if error is not None and error not in debugged:
-        debug(error) if options.pdb else show_failure(console, error, whole=options.traceback)
+    raised = found.outcome.error
+    if raised is not None and raised not in debugged:
+        debug(raised) if options.pdb else show_failure(console, raised, whole=options.traceback)
     return _tell(console, found)
 
 

@@ -154,7 +154,7 @@ def _records(kind: str, title: str, records: list[Record], start: int) -> Table:
             text = _short(value)
         else:
             fields, (kept,) = unpack(value)
-            text = _waited(fields["key"], kept) if kind == "once" else _short(kept)
+            text = _waited(fields["key"], kept) if kind == "once" else f"{fields['topic']}: {_short(kept)}"
         table.add_row(record.key[start:], text)
     return table
 
@@ -169,6 +169,8 @@ def _waited(label: str, kept: bytes) -> str:
             return "waits" if until is None else f"waits until {_moment(until)}"
         if kept == b"{}":
             return "did not come in time"
+        if kept.startswith(b'{"value":'):
+            return f"took {_short(kept[9:-1])}"
     return _short(kept)
 
 

@@ -53,10 +53,14 @@ def migrate(options: argparse.Namespace) -> int:
                 print("nothing to do: the state is of the version of its class")
                 return
             print(f"version {pending.old} to {pending.new}: {', '.join(pending.steps)}")
-            for name in [*pending.before, *(pending.after.keys() - pending.before.keys())]:
-                old, new = pending.before.get(name), pending.after.get(name)
-                if old != new:
+            for name, old in pending.before.items():
+                if name not in pending.after:
+                    print(f"{name}: {_short(old)} goes")
+                elif old != (new := pending.after[name]):
                     print(f"{name}: {_short(old)} -> {_short(new)}")
+            for name, new in pending.after.items():
+                if name not in pending.before:
+                    print(f"{name}: new, {_short(new)}")
             if options.dry_run:
                 print("nothing was written")
             else:

@@ -66,7 +66,7 @@ def find(text: str) -> Target:
     module = _load(place)
     if not name:
         name = _only_one(module, text)
-    value = _named(module, place, name)
+    value = _named(module, place, name, _runnable(module))
     if not (isinstance(value, (Step, list, tuple)) or callable(value)) or isinstance(value, type):
         raise UsageError(
             f"{place}:{name} is {type(value).__name__}, which cannot run: give a workflow, a process or a function."
@@ -82,7 +82,13 @@ def find_types(text: str) -> type:
         UsageError: there is no such thing.
     """
     place, name = _split(text)
-    value = _named(_load(place), place, name or "engine")
+    module = _load(place)
+    classes = [
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, Engine) or (isinstance(value, type) and value.__module__ == module.__name__)
+    ]
+    value = _named(module, place, name or "engine", classes)
     found = value.domain_type if isinstance(value, Engine) else value
     if not isinstance(found, type):
         raise UsageError(f"{text} is {type(value).__name__}: give an Engine that has a domain, or the domain's class.")
@@ -94,13 +100,13 @@ def _load(place: str) -> ModuleType:
     return _load_file(place) if is_file else _load_module(place)
 
 
-def _named(module: ModuleType, place: str, name: str) -> Any:
+def _named(module: ModuleType, place: str, name: str, known: Iterable[str]) -> Any:
     value: Any = module
     for part in name.split("."):
         try:
             value = getattr(value, part)
         except AttributeError:
-            raise UsageError(f"{place} has no {name!r}.{_hint(name, _runnable(module))}") from None
+            raise UsageError(f"{place} has no {name!r}.{_hint(name, known)}") from None
     return value
 
 

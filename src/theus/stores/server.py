@@ -39,6 +39,11 @@ class Lost(Exception):
     """The connection broke after something was sent."""
 
 
+def said(error: Exception) -> str:
+    """An error in one line, to stand in another's."""
+    return " ".join(str(error).split())
+
+
 class Batch:
     """A group as a server takes it."""
 
@@ -87,9 +92,9 @@ class ServerDriver:
             try:
                 return self._append(known, batch, again)
             except Lost as lost:
-                again, reason = True, str(lost)
+                again, reason = True, said(lost)
             except Down as down:
-                reason = str(down)
+                reason = said(down)
             if not pauses():
                 if again:
                     raise CommitUnknown(
@@ -110,7 +115,7 @@ class ServerDriver:
                 return question()
             except (Down, Lost) as failure:
                 if not pauses():
-                    raise self._unavailable(str(failure)) from failure
+                    raise self._unavailable(said(failure)) from failure
 
     def _unavailable(self, reason: str) -> StoreUnavailable:
         return StoreUnavailable(
@@ -124,7 +129,7 @@ class ServerDriver:
         except (Down, Lost) as failure:
             self._hang_up()
             if not self.closing.is_set():
-                raise StoreUnavailable(f"{self.shown} cannot be reached ({str(failure).strip()})") from failure
+                raise StoreUnavailable(f"{self.shown} cannot be reached ({said(failure)})") from failure
         if self.closing.is_set():
             self._hang_up()
             return False

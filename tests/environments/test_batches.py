@@ -354,6 +354,32 @@ def test_calls_of_one_turn_share_a_frame(marks, frames, tmp_path):
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(("made", "rests"), [(items, True), (singles, False)])
+def test_only_answers_that_nobody_waits_for_are_left_for_a_moment(marks, tmp_path, monkeypatch, made, rests):
+    """A caller that waits for one answer may make its next call when it has it, so none may wait for others."""
+    unread = []
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with workers(1) as environment:
+            await warm_up(environment, tmp_path)
+            definition, _ = environment._book.process(bodies.act)
+            definition.seconds = 0.001  # it looks busy for long
+            before = environment.workers()[0].calls
+            first_answered = tmp_path / "first answered"
+            monkeypatch.setattr(
+                loop, "remove_reader", lambda fd: unread.append(fd) or type(loop).remove_reader(loop, fd)
+            )
+            answering = asyncio.ensure_future(made(environment, marks.calls(6, {1: str(first_answered)})))
+            await until(lambda: environment.workers()[0].calls > before, "the first answer")
+            monkeypatch.undo()
+            first_answered.touch()
+            await answering
+
+    asyncio.run(main())
+    assert bool(unread) == rests
+
+
 def test_processes_of_one_turn_do_not_mix(marks, frames, tmp_path):
     async def main():
         async with workers(1) as environment:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from theus.environments.pool import Pool
 
 REST = 0.003  #: seconds
-_WORTH_IT = 0.0002  #: the shortest one
+_WORTH_IT = 0.002  #: of work: a rest is half of it, and loops wait for whole milliseconds
 
 _running_loop = asyncio._get_running_loop  # None where there is none
 

@@ -123,9 +123,9 @@ class Peer:
         return "ending" if self.ending else "running" if self.calls else "idle" if self.ready else "starting"
 
     def seconds_left(self) -> float:
-        """How long it will be busy with calls that came together, as far as is known."""
+        """How long it will be busy with calls for whose single answers nobody waits, as far as is known."""
         last = self.calls[-1] if self.calls else None
-        return self.held * last.pace if isinstance(last, Series) else 0.0
+        return self.held * last.pace if isinstance(last, Series) and last.batch.gives_way else 0.0
 
     def is_full(self, limits: Limits) -> bool:
         """Whether it has as many calls as it may take in its life."""

@@ -158,7 +158,11 @@ def test_a_thousand_kills_of_workers() -> None:
 def kill_program(folder: Path, rng: random.Random, *options: str) -> int:
     """Kill a program whose workers compute, at a random moment; nothing of it may remain. Gives how many workers it had."""
     mark = uuid.uuid4().hex
-    environment = {**os.environ, "TMPDIR": str(folder), "THEUS_MARK": mark, "PYTHONDONTWRITEBYTECODE": "1"}
+    compiled = {
+        "PYTHONPYCACHEPREFIX": str(folder.parent / "compiled"),
+        "PYTHONDONTWRITEBYTECODE": "",
+    }  # once for all kills
+    environment = {**os.environ, "TMPDIR": str(folder), "THEUS_MARK": mark, **compiled}
     program = subprocess.Popen(
         [sys.executable, str(PROGRAM), *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment
     )  # fmt: skip

@@ -47,7 +47,6 @@ def appends(store: str, number: int, rounds: int) -> Any:
     planner = Planner(random.Random(number), NAME)
     planner.numbers = itertools.count(SPACE * (1 + MANY * number), SPACE)
     with Engine(Lists(), store=store, observers=[journal]) as engine:
-        engine._keeps_runs = False  # run_id is only a name here
         begin(engine)
         for part in range(rounds):
             plans = planner.plans(MIXED, 16)

@@ -45,9 +45,10 @@ class Ticket:
     async def turn(self, *, blocking: bool) -> None:
         """Wait until this ticket is first in all its queues: in this thread, or on the running loop."""
         if blocking:
-            event = threading.Event()
-            if self._desk.call_when_ready(self, event.set):
-                event.wait()
+            gate = threading.Lock()  # not an Event, which takes many more steps to wake somebody
+            gate.acquire()
+            if self._desk.call_when_ready(self, gate.release):
+                gate.acquire()
         else:
             loop = asyncio.get_running_loop()
             waiter: asyncio.Future[None] = loop.create_future()

@@ -74,3 +74,17 @@ def alone(item):
     if slowly:
         time.sleep(0.1)
     os.remove(os.path.join(folder, "here"))
+
+
+@process(nature="cpu")
+def stay(item):
+    """Run until told to go, and say when it began and that it has ended, whatever ended it."""
+    folder, number = item
+    with open(os.path.join(folder, f"{number} began"), "a") as file:
+        file.write("x")
+    try:
+        wait_for(os.path.join(folder, f"{number} may go"))
+        return number
+    finally:
+        with open(os.path.join(folder, f"{number} ended"), "a") as file:
+            file.write("x")

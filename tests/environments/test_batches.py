@@ -5,17 +5,20 @@ They came together as the items of an ``each``, or one by one in the same turn o
 
 import asyncio
 import logging
+import os
+import signal
 import sys
 import threading
 from collections import Counter
 
 import batch_bodies as bodies
 import pytest
-from worker_tools import LIMIT, nothing_left, until, workers
+from worker_tools import LIMIT, nothing_left, until, wait_until, workers
 
 from theus import Engine, each
 from theus.environments.peer import Limits, Peer
 from theus.environments.pool import Pool
+from theus.environments.worker import WorkerEnvironment
 from theus.errors import EnvironmentBroken, NotTransferable
 from theus.events import CallEnded, CallStarted
 from theus.processes import Process
@@ -88,6 +91,17 @@ async def items(environment, calls, go_on=lambda outcome: True):
     made = Calls(lambda place, _: calls[place], [call.args for call in calls], {})
     await environment.run_many(made, take)
     return found
+
+
+@pytest.fixture(params=["worker", "interpreter"])
+def environment_class(request):
+    if request.param == "worker":
+        return WorkerEnvironment
+    if sys.version_info < (3, 14):
+        pytest.skip("sub-interpreters need Python 3.14")
+    from theus.environments.interpreter import InterpreterEnvironment
+
+    return InterpreterEnvironment
 
 
 async def singles(environment, calls):
@@ -171,10 +185,27 @@ def test_one_that_takes_longer_than_expected_holds_nobody_up(marks, frames, tmp_
     assert max(frames) > 1
 
 
-def test_calls_that_came_together_start_all_workers(marks, outcomes):
+def test_calls_that_came_together_start_all_workers(marks, outcomes, monkeypatch):
+    monkeypatch.setattr("theus.environments.keeper.PATIENCE", LIMIT)  # none is called back from a worker
+    started = []
+    new_worker = Pool.new_worker
+
+    def held_up(pool):
+        worker = new_worker(pool)
+        os.kill(worker.number, signal.SIGSTOP)
+        started.append(worker.number)
+        return worker
+
+    monkeypatch.setattr(Pool, "new_worker", held_up)
+
     async def main():
-        async with workers(2) as environment:
-            found = await outcomes(environment, marks.calls(2, {0: 2, 1: 2}))  # each waits for the other
+        async with workers(2) as environment, asyncio.timeout(LIMIT):
+            calls = marks.calls(2, {0: 2, 1: 2})  # each waits for the other
+            task = asyncio.ensure_future(outcomes(environment, calls))
+            await until(lambda: len(started) == 2)  # the second does not wait until the first is ready
+            for pid in started:
+                os.kill(pid, signal.SIGCONT)
+            found = await task
             assert [found[n].value for n in range(2)] == [0, 1]
 
     asyncio.run(main())
@@ -442,6 +473,50 @@ def test_one_that_is_cancelled_is_gone_and_the_others_are_not(marks, tmp_path, w
                 await task
             expected = set(range(9)) - ({4} if when != "while it runs" else set())
             assert marks.begun() == dict.fromkeys(expected, "x")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("the_next", ["goes on", "is stopped too"])
+def test_a_stop_that_comes_one_call_late(environment_class, tmp_path, monkeypatch, the_next):
+    """It is meant for a call that has ended over there, and finds the next one running. That one may go on."""
+    monkeypatch.setattr("theus.environments.pool.POLITE", LIMIT)  # what does not end politely does not end
+    monkeypatch.setattr("theus.environments.keeper.PATIENCE", LIMIT)  # nothing is called back
+    monkeypatch.setattr("theus.environments.pool.PATIENCE", LIMIT)
+
+    def begin(environment, number):
+        return asyncio.ensure_future(environment.run(make_call(bodies.stay, (str(tmp_path), number))))
+
+    async def main():
+        environment = environment_class(1)
+        pool = environment._pool
+        try:
+            for number in {*range(20)} - {1, 2}:
+                (tmp_path / f"{number} may go").touch()
+            while environment.at_once(bodies.stay) < 40:  # so short that a worker holds several
+                await begin(environment, 0)
+            tasks = [begin(environment, number) for number in range(1, 20)]
+            (worker,) = pool.workers
+            await until(lambda: worker.held > 2 and not worker.unsent and (tmp_path / "1 began").exists())
+            with pool.lock:  # so that nobody here hears that the first one has ended
+                (tmp_path / "1 may go").touch()
+                wait_until((tmp_path / "2 began").exists)
+                line, count = worker.calls, 1 if the_next == "goes on" else 2
+                ended = pool._abandon([pool._part(line[n], line[n].place) for n in range(count)])
+            if the_next == "goes on":
+                await until(lambda: worker.held == 1)  # what had not begun came back: the worker has heard of it
+                (tmp_path / "2 may go").touch()
+                assert (await tasks[1]).value == 2
+            async with asyncio.timeout(LIMIT):
+                await asyncio.gather(*ended)
+            assert (tmp_path / "2 ended").exists()
+            assert [(await task).value for task in tasks[2:]] == [*range(3, 20)]
+            assert all((tmp_path / f"{number} began").read_text() == "x" for number in range(1, 20))
+            for task in tasks[:count]:
+                task.cancel()
+            await asyncio.gather(*tasks[:2], return_exceptions=True)
+        finally:
+            await environment.stop(2.0)
 
     asyncio.run(main())
 

@@ -2,12 +2,13 @@
 
 import contextlib
 import os
+import signal
 import socket
 
 import pytest
 
 from theus.environments import wire
-from theus.environments.far_control import ProcessControl
+from theus.environments.far_control import ProcessControl, Stopped
 from theus.environments.near_blocks import Blocks
 from theus.environments.peer import Peer
 from theus.environments.worker_process import WorkerProcess
@@ -70,6 +71,23 @@ def test_after_stop_nothing_begins(control):
     assert control.ending
     assert not control.begin(2)
     assert not control.begin(1000)
+
+
+def test_a_stop_that_comes_one_call_late_stops_nothing(control, monkeypatch):
+    interrupted = []
+    monkeypatch.setattr(control, "_interrupt", lambda: interrupted.append(control.running))
+    assert control.begin(1)
+    assert control.begin(2)
+    control.in_body = True
+    control._obey(wire.Frame(wire.STOP, 0, 1, []))
+    control._on_sigterm(signal.SIGTERM, None)  # had it come a moment before, the signal would be on its way
+    assert interrupted == []
+    assert control.ending
+    assert not control.begin(3)
+    control._obey(wire.Frame(wire.STOP, 0, 2, []))  # by then the near side knows which one runs
+    assert interrupted == [2]
+    with pytest.raises(Stopped):
+        control._on_sigterm(signal.SIGTERM, None)
 
 
 @pytest.mark.parametrize("cut", [7, 12, 13, 20, 100, 65_000])

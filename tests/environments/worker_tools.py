@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes  # noqa: F401 - some builds of libffi keep a descriptor from when it is first loaded; that is no leak
 import gc
 import os
 import subprocess

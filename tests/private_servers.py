@@ -85,10 +85,11 @@ class Server:
 
 
 class RedisServer(Server):
-    """Redis with each commit on the disk before it is answered."""
+    """Redis with each commit on the disk before it is answered; ``options`` are for its command line."""
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
         super().__init__()
+        self._options = options
         self.start()
 
     def start(self) -> None:
@@ -96,6 +97,7 @@ class RedisServer(Server):
         self._run(
             *(path, "--port", self.port, "--bind", "127.0.0.1", "--dir", self.folder, "--save", ""),
             *("--appendonly", "yes", "--appendfsync", "always", "--enable-debug-command", "local"),
+            *self._options,
             env=environment,
         )
 

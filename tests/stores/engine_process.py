@@ -24,6 +24,7 @@ from theus.testing.oracle import Recorder, World, random_script, run_history
 
 NAME = "all"  # of the one history that all processes make together
 MANY = 10_000  # more calls than one process makes
+MOST = 8  # processes
 
 
 def scripts(store: str, number: int, rounds: int) -> Any:
@@ -81,6 +82,37 @@ def increments(store: str, number: int, rounds: int) -> Any:
     return 3 * rounds
 
 
+def flags(store: str, number: int, rounds: int) -> Any:
+    """Raise a flag of its own in each round, if none of the others is up: write skew, if two are."""
+
+    @process
+    def raise_one(ctx: Any, turn: int) -> None:
+        numbers = ctx.domain.numbers
+        if not any(numbers.get(f"{turn}.{other}") for other in range(MOST)):
+            numbers[f"{turn}.{number}"] = 1
+
+    with Engine(World(), store=store) as engine:
+        begin(engine)
+        for turn in range(rounds):
+            engine.run(raise_one, turn)
+
+
+def shares(store: str, number: int, rounds: int) -> Any:
+    """Commit at a place of its own until all together have made so many: how many it made."""
+
+    @process
+    def count(ctx: Any) -> None:
+        ctx.domain.numbers[f"{number}"] = made + 1
+
+    made = 0
+    with Engine(World(), store=store) as engine:
+        begin(engine)
+        while sum(engine.state.numbers.values()) < rounds:
+            engine.run(count)
+            made += 1
+    return made
+
+
 def begin(engine: Engine[Any]) -> None:
     """Wait for the others."""
     _ = engine.state
@@ -91,5 +123,5 @@ def begin(engine: Engine[Any]) -> None:
 if __name__ == "__main__":
     what, store, out, number, rounds = sys.argv[1:]
     sys.setswitchinterval(1e-4)
-    done = {"scripts": scripts, "appends": appends, "increments": increments}[what](store, int(number), int(rounds))
-    Path(out).write_bytes(pickle.dumps(done))
+    done = {made.__name__: made for made in (scripts, appends, increments, flags, shares)}
+    Path(out).write_bytes(pickle.dumps(done[what](store, int(number), int(rounds))))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pickle
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +65,35 @@ def test_scripts_in_processes_are_serializable(count: int, rounds: int, tmp_path
     assert not violations(in_processes("scripts", count, store, tmp_path, rounds), store)
 
 
+#: Nobody looks whether what was read is still so, neither here nor on a server.
 BLIND = """
 from theus.state.head import Head
+from theus.stores.server import Batch
 Head._validate = lambda *args: None
+Batch.asks = property(lambda batch: [], lambda batch, keys: None)
+"""
+
+#: Three of ten replies of the file get lost; the group is sent again.
+LOSSY = """
+import random
+from theus import stores
+from theus.testing.stores import LossyDriver
+driver_of, rng = stores.driver_of, random.Random()
+stores.driver_of = lambda url: lambda: LossyDriver(driver_of(url)(), lambda: rng.random() < 0.3)
+"""
+
+#: Who wants to append does not queue, but tries again and again, as SQLite does it by itself.
+UNQUEUED = """
+import fcntl
+from theus.stores.sqlite import SqliteDriver
+append, flock = SqliteDriver.append, fcntl.flock
+def unqueued(*arguments):
+    fcntl.flock = lambda *_: None
+    try:
+        return append(*arguments)
+    finally:
+        fcntl.flock = flock
+SqliteDriver.append = unqueued
 """
 
 
@@ -116,6 +144,49 @@ def test_processes_lose_no_increment(tmp_path: Path) -> None:
         with contextlib.closing(SqliteDriver(store)) as driver:
             versions = [entry.version for entry in driver.load(bytes).entries]
         assert versions == [*range(1, sum(counts) + 1)]
+
+
+@pytest.mark.parametrize(("count", "rounds"), [(2, 8), (8, 1)])
+def test_processes_are_serializable_where_replies_are_lost(count: int, rounds: int, tmp_path: Path) -> None:
+    store = f"sqlite:{tmp_path}/world.db?sync=normal"
+    assert not violations(in_processes("scripts", count, store, tmp_path, rounds, LOSSY), store)
+    found = anomalies_of(count, f"sqlite:{tmp_path}/lists.db?sync=normal", tmp_path, rounds, LOSSY, runs_again=True)
+    assert not found, found[0]
+
+
+def skewed(count: int, store: str, folder: Path, rounds: int, before: str = "") -> list[str]:
+    """The rounds in which not one process raised its flag: each raises it if none is up."""
+    in_processes("flags", count, store, folder, rounds, before)
+    with Engine(World(), store=store) as engine:
+        raised = Counter(flag.partition(".")[0] for flag in engine.state.numbers)
+    return [turn for turn in map(str, range(rounds)) if raised[turn] != 1]
+
+
+@pytest.mark.parametrize("sync", ["normal", "full"])
+@pytest.mark.parametrize(("count", "rounds"), [(2, 1_000), (8, 100)])
+def test_processes_show_no_write_skew(count: int, rounds: int, sync: str, tmp_path: Path) -> None:
+    assert skewed(count, f"sqlite:{tmp_path}/world.db?sync={sync}", tmp_path, rounds) == []
+
+
+def test_write_skew_of_processes_is_seen(tmp_path: Path) -> None:
+    turns = (f"{tmp_path}/world{number}.db" for number in itertools.count())
+    assert any(skewed(8, store, tmp_path, 100, BLIND) for store in turns)
+
+
+def shares(folder: Path, before: str = "") -> list[int]:
+    """How many of some hundred commits on one file each of eight processes made; each at a place of its own."""
+    folder.mkdir()
+    return in_processes("shares", 8, f"{folder}/world.db", folder, 1_600, before)
+
+
+def test_processes_share_a_file_fairly(tmp_path: Path) -> None:
+    made = shares(tmp_path / "fair")
+    assert min(made) > 50, made  # a quarter of its share
+
+
+def test_processes_that_do_not_queue_starve(tmp_path: Path) -> None:
+    turns = (tmp_path / str(number) for number in itertools.count())
+    assert any(min(shares(turn, UNQUEUED)) < 50 for turn in turns)
 
 
 @pytest.mark.soak

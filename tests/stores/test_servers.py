@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
-import os
 import random
 import select
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +17,7 @@ from typing import Any
 
 import pytest
 from test_kills import is_caught, kills
-from test_processes import anomalies_of, in_processes, violations
+from test_processes import BLIND, anomalies_of, in_processes, skewed, violations
 
 from private_servers import PostgresServer, RedisServer, Server
 from theus.errors import DefinitionError, StoreError, StoreUnavailable
@@ -29,9 +27,9 @@ from theus.state.values import plain
 from theus.stores import driver_of, open_store, redis
 from theus.stores.codec import Codec
 from theus.stores.replica import Replica
+from theus.testing import stores
 from theus.testing.stores import checks_for
 
-SOAK = int(os.environ.get("THEUS_SOAK", "1"))
 KINDS: dict[str, tuple[type[Server], str]] = {
     "redis": (RedisServer, "name"),
     "postgres": (PostgresServer, "schema"),
@@ -477,42 +475,35 @@ def test_engine_processes_show_no_anomaly(place: Place, tmp_path: Path, count: i
     assert not found, found[0]
 
 
-RACER = """
-import json, sys
-from test_servers import Codec, Replica, Shop, change, driver_of
-url, mine, other, rounds = sys.argv[1:]
-store = Replica(driver_of(url), Codec(Shop), Shop())
-print(len(store.records("x")), flush=True)
-def take(shop):
-    if shop.keys.get(f"{other}{number}", 0) + shop.keys.get(f"{mine}{number}", 0) == 0:
-        shop.keys[f"{mine}{number}"] = 1
-for number in range(int(rounds)):
-    change(store, take)
-store.close()
-"""
+@pytest.mark.parametrize(("count", "rounds"), [(2, 4), pytest.param(8, 1, marks=pytest.mark.soak)])
+def test_engine_processes_are_serializable_where_replies_are_lost(
+    place: Place, tmp_path: Path, count: int, rounds: int
+) -> None:
+    with Proxy(place.server.port, 0.3) as proxy:
+        proxy.loses.set()
+        lossy = place.url(proxy.port, wait=60)
+        assert not violations(in_processes("scripts", count, lossy, tmp_path, rounds), place.url())
+        place.fresh()
+        found = anomalies_of(count, place.url(proxy.port, wait=60), tmp_path, rounds, runs_again=True)
+        assert not found, found[0]
+        assert proxy.lost > 10
 
 
-def test_write_skew_between_processes(place: Place) -> None:
-    """Each of two processes raises its own flag if none is up: never are both."""
-    rounds = 100 if SOAK == 1 else 1000
-    store = place.open()
-    here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (here, here.parent)))}
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACER, place.url(), *names, str(rounds)],
-            stdout=subprocess.PIPE,
-            env=environment,
-        )
-        for names in (("a", "b"), ("b", "a"))
-    ]
-    for racer in racers:
-        racer.communicate()
-    assert [racer.returncode for racer in racers] == [0, 0]
-    keys = caught_up(store).keys
-    both = [number for number in range(rounds) if f"a{number}" in keys and f"b{number}" in keys]
-    assert both == []
-    assert sum(1 for key in keys if key != "seen") == rounds
+@pytest.mark.parametrize(("count", "rounds"), [(2, 1_000), (8, 100)])
+def test_engine_processes_show_no_write_skew(place: Place, tmp_path: Path, count: int, rounds: int) -> None:
+    assert skewed(count, place.url(), tmp_path, rounds) == []
+
+
+def test_write_skew_of_engine_processes_is_seen(place: Place, tmp_path: Path) -> None:
+    while not skewed(8, place.url(), tmp_path, 100, BLIND):
+        place.fresh()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("check", [check for check in checks_for("server") if "skew" in str(check)], ids=str)
+def test_a_thousand_rounds_of_write_skew_on_a_server(place: Place, check: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(stores, "ROUNDS", 1_000)
+    check(lambda domain: open_store(place.url(), domain))
 
 
 # --- URLs ------------------------------------------------------------------------------------------------------------
@@ -530,6 +521,29 @@ def test_write_skew_between_processes(place: Place) -> None:
 def test_an_option_that_makes_no_sense_is_refused(url: str) -> None:
     with pytest.raises(DefinitionError, match=r"cannot be the (name|wait|schema)"):
         driver_of(url)
+
+
+def test_all_keys_of_redis_are_in_one_slot() -> None:
+    """A cluster refuses a script, and any command, that touches keys of two."""
+    server = RedisServer("--cluster-enabled", "yes")
+    try:
+        with contextlib.closing(redis.RedisDriver(server.url)) as driver:
+            driver._client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            while "cluster_state:ok" not in str(driver._client.execute_command("CLUSTER", "INFO")):
+                time.sleep(0.001)
+        for name in "one", "two":
+            url = f"{server.url}?name={name}"
+            stores_of_it = [Replica(driver_of(url), Codec(Shop), Shop()) for _ in range(2)]
+            for store in stores_of_it:
+                store.open()
+                change(store, count, records=[Record("step", "r", b"1")])
+                store._driver.keep(store.snapshot.version, store._sealed(store.snapshot.root), store.snapshot.version)
+            assert caught_up(stores_of_it[0]).number == 2
+            assert stores_of_it[0].records("step") == [Record("step", "r", b"1")]
+            for store in stores_of_it:
+                store.close()
+    finally:
+        server.close()
 
 
 def test_a_password_is_not_shown() -> None:

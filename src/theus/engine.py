@@ -289,7 +289,8 @@ class Engine(Generic[D]):
             return
         answer, cancel = shared_context().run(self._portal.spawn, self._execute(run, start))
         try:
-            answer.result()
+            with self.threads.waited_for():
+                answer.result()
         except KeyboardInterrupt:
             cancel()
             with contextlib.suppress(Exception, asyncio.CancelledError):
@@ -351,7 +352,7 @@ class Engine(Generic[D]):
         loop = _get_running_loop()
         work = self._kept(run, start)
         answer, cancel = shared_context().run(self._portal.spawn, work) if loop is None else spawn_here(loop, work)
-        run.follow(answer, cancel)
+        run.follow(answer, cancel, self.threads.waited_for)
         answer.add_done_callback(lambda _: self._settled(run))
 
     def _settled(self, run: Run[Any]) -> None:

@@ -8,6 +8,7 @@ import functools
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from theus.errors import DefinitionError
@@ -35,6 +36,7 @@ class Run(Generic[T]):
         "_given",
         "_number",
         "_token",
+        "_waited_for",
         "blocking",
         "durable",
         "listeners",
@@ -67,6 +69,7 @@ class Run(Generic[T]):
         self._given = run_id
         self._answer: concurrent.futures.Future[T] | None = None
         self._cancel: Callable[[], object] | None = None
+        self._waited_for: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
     def id(self) -> str:
@@ -86,7 +89,8 @@ class Run(Generic[T]):
                 f"run {self.id} goes on on this very event loop, so waiting for it here would last for ever; write: await run."
             )
         try:
-            return answer.result(timeout)
+            with self._waited_for():
+                return answer.result(timeout)
         except Exiting as carried:
             raise carried.error from None
         finally:
@@ -137,9 +141,14 @@ class Run(Generic[T]):
         """End ``stream`` when this run has ended, however it does."""
         self._followed().add_done_callback(lambda _: stream.end())
 
-    def follow(self, answer: concurrent.futures.Future[T], cancel: Callable[[], object]) -> None:
-        """Know where the answer will be, and how to stop."""
-        self._answer, self._cancel = answer, cancel
+    def follow(
+        self,
+        answer: concurrent.futures.Future[T],
+        cancel: Callable[[], object],
+        waited_for: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        """Know where the answer will be, how to stop, and in what a thread waits for it."""
+        self._answer, self._cancel, self._waited_for = answer, cancel, waited_for
 
     def _followed(self) -> concurrent.futures.Future[T]:
         assert self._answer is not None, "only a run that was submitted has a handle"

@@ -108,6 +108,46 @@ def test_a_process_that_calls_the_engine_gets_a_thread_though_all_are_taken():
         assert engine.run(each(outer), range(5)) == [[1], [2], [3], [4], [5]]
 
 
+def test_also_after_all_were_taken_once():
+    @process(environment="thread")
+    def inner(number):
+        return number + 1
+
+    @process(environment="thread")
+    def outer(number):
+        return engine.run(each(inner), [number])
+
+    with Engine() as engine:
+        engine.threads.capacity = 2
+        engine.run(each(inner), range(100))
+        assert engine.submit(each(outer), range(5)).result(60) == [[1], [2], [3], [4], [5]]
+
+
+@pytest.mark.parametrize("door", ["run", "submit"])
+def test_a_process_whose_helpers_call_the_engine_gets_its_answer_though_all_are_taken(door):
+    @process(environment="thread")
+    def inner(number):
+        return number + 1
+
+    def ask(number, answers):
+        answers.append(engine.run(each(inner), [number]) if door == "run" else engine.submit(inner, number).result())
+
+    @process(environment="thread")
+    def outer(number):
+        answers = []
+        helpers = [threading.Thread(target=ask, args=(number, answers), daemon=True) for _ in range(3)]
+        for helper in helpers:
+            helper.start()
+        for helper in helpers:
+            helper.join()
+        return answers
+
+    with Engine() as engine:
+        engine.threads.capacity = 2
+        answers = [[number + 1] if door == "run" else number + 1 for number in range(8)]
+        assert engine.submit(each(outer), range(8)).result(60) == [[answer] * 3 for answer in answers]
+
+
 def test_a_thread_is_let_go_of_when_its_time_is_over():
     clock, started, release = FakeClock(), threading.Event(), threading.Event()
 

@@ -11,7 +11,8 @@ import asyncio
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from contextvars import copy_context
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,7 +31,11 @@ IDLE_SECONDS = 30.0  #: a thread with nothing to do for so long ends
 
 
 class ThreadEnvironment:
-    """Threads are started when none is idle, up to ``capacity``; calls from inside a call are not counted."""
+    """Threads are started when none is idle, up to ``capacity``, and more where a call may wait for another call.
+
+    A call from inside a call gets one; and there may be one more for each thread that waits for what the engine does, as
+    it may be a helper of a call, for which that call waits.
+    """
 
     name = "thread"
 
@@ -39,7 +44,9 @@ class ThreadEnvironment:
         self.abandoned = 0  #: calls that timed out or were cancelled and whose thread still runs
         self._clock = clock
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._idle = threading.Semaphore(0)
+        self._idle = 0  #: threads to which no job was promised
+        self._unserved = 0  #: jobs that no thread was promised to
+        self._waited_for = 0  #: by so many threads
         self._threads: set[threading.Thread] = set()
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
@@ -96,14 +103,15 @@ class ThreadEnvironment:
         """Have it run in a thread, soon."""
         if self._stopped:
             raise RuntimeError("the thread environment was stopped")
-        self._jobs.put(job)
-        if not self._idle.acquire(blocking=False):
-            with self._lock:
-                if len(self._threads) < self.capacity or running_attempt() is not None:
-                    thread = threading.Thread(target=self._work, name=f"theus-{next(self._numbers)}", daemon=True)
-                    self._threads.add(thread)
-                    thread.start()
-                elif not self._is_dry:
+        with self._lock:
+            self._jobs.put(job)
+            if self._idle:
+                self._idle -= 1
+            elif self._has_room or running_attempt() is not None:
+                self._begin()
+            else:
+                self._unserved += 1
+                if not self._is_dry:
                     self._is_dry = True
                     log.warning(
                         "all %d threads are taken, so calls wait for one. What waits and is an async def needs none; "
@@ -111,21 +119,50 @@ class ThreadEnvironment:
                         self.capacity,
                     )
 
+    @contextmanager
+    def waited_for(self) -> Iterator[None]:
+        """While a thread waits for what the engine does, there may be one more."""
+        with self._lock:
+            self._waited_for += 1
+            if self._unserved and self._has_room:
+                self._unserved -= 1
+                self._begin()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waited_for -= 1
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._threads) < self.capacity + self._waited_for
+
+    def _begin(self) -> None:
+        """One more thread; the lock is held."""
+        thread = threading.Thread(target=self._work, name=f"theus-{next(self._numbers)}", daemon=True)
+        self._threads.add(thread)
+        thread.start()
+
     def _work(self) -> None:
         while True:
             try:
                 job = self._jobs.get(timeout=IDLE_SECONDS)
             except Empty:
-                if self._idle.acquire(blocking=False):  # nobody counts on this thread any more
-                    break
+                with self._lock:
+                    if self._idle:  # nobody counts on this thread any more
+                        self._idle -= 1
+                        break
                 continue  # a job was promised to it just now
             if job is None:
                 break
             job()
             del job
-            if self._is_dry and self._jobs.empty():
-                self._is_dry = False  # the next time is told of again
-            self._idle.release()
+            with self._lock:
+                if self._unserved:
+                    self._unserved -= 1
+                else:
+                    self._idle += 1
+                    self._is_dry = False  # the next time is told of again
         with self._lock:
             self._threads.discard(threading.current_thread())
 

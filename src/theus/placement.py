@@ -23,6 +23,7 @@ import decimal
 import dis
 import fractions
 import functools
+import importlib.util
 import itertools
 import logging
 import pathlib
@@ -34,7 +35,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
-from theus.environments.changes import is_own, named
+from theus.environments.changes import imports_in, is_own, named
 from theus.processes import Process
 
 Kind = Literal["unknown", "short", "waits", "computes", "releases"]
@@ -271,7 +272,8 @@ def cannot_travel(fn: Any) -> str | None:
 
     On the far side a function sees copies of what it closes over and of its module's globals. That is safe
     if those are modules, functions, classes or immutable constants; a closure that does ``out.append(x)``
-    would lose data. The functions of its own module that it names are looked at, too.
+    would lose data. What it names in a module, class or function of the user is looked at, too, and so are the user's
+    functions that it names.
     """
     return next(_hindrances(fn, set(), lambda _: "would be a copy there"), None)
 
@@ -351,7 +353,7 @@ def _hindrances(fn: Any, seen: set[Any], there: Callable[[Any], str]) -> Iterato
                 kind = "memo (functools.cache)" if is_memo else type(value).__name__
                 yield f"the {what} is a {kind}, which {there(value)}"
             inner = value.fn if isinstance(value, Process) else value
-            if isinstance(inner, types.FunctionType) and inner.__globals__ is fn.__globals__:
+            if isinstance(inner, types.FunctionType) and (inner.__globals__ is fn.__globals__ or _is_own(inner)):
                 yield from _hindrances(inner, seen, there)
 
 
@@ -367,18 +369,56 @@ def _surroundings(fn: Any) -> Iterator[tuple[str, Any]]:
                 yield f"global {name!r} it uses", fn.__globals__[name]
         for name, attribute in named(fn.__code__):
             value = fn.__globals__.get(name)
-            if attribute and isinstance(value, types.ModuleType) and is_own(value.__name__):
-                yield f"{name}.{attribute} it uses", vars(value).get(attribute)
+            if attribute and isinstance(value, (types.ModuleType, types.FunctionType, type)) and _is_own(value):
+                yield f"{name}.{attribute} it uses", _part(value, attribute)
+        for module, names in _imported(fn):
+            for name in sorted(names & vars(module).keys()):
+                yield f"{module.__name__}.{name} it uses", vars(module)[name]
+
+
+def _imported(fn: types.FunctionType) -> Iterator[tuple[types.ModuleType, set[str]]]:
+    """The user's modules that a function imports in its body, each with the names of it that it may use."""
+    for name, names, level in imports_in(fn.__code__):
+        base = fn.__globals__.get("__package__") or ""
+        whole = importlib.util.resolve_name("." * level + name, base) if level <= base.count(".") + bool(base) else ""
+        module = sys.modules.get(whole)
+        if module is not None and _is_own(module):
+            yield module, set(names or _global_names(fn.__code__))
+
+
+def _is_own(value: Any) -> bool:
+    """Whether a module, class or function is the user's."""
+    return is_own(value.__name__ if isinstance(value, types.ModuleType) else value.__module__ or "")
+
+
+def _part(owner: Any, name: str) -> Any:
+    """What a module, function or class holds under a name; of a method its function, of a property and the like None."""
+    holders = owner.__mro__ if isinstance(owner, type) else [owner]
+    part = next((vars(holder)[name] for holder in holders if name in vars(holder)), None)
+    if isinstance(part, (staticmethod, classmethod)):
+        part = part.__func__
+    is_made_anew = isinstance(owner, type) and hasattr(type(part), "__get__")
+    return None if is_made_anew and not isinstance(part, types.FunctionType) else part
 
 
 def _written(code: types.CodeType, outer: Sequence[str]) -> Iterator[str]:
     """What a function assigns outside of it. ``outer``: the variables of the function around it that it knows."""
+    owner = copied = ""  # on top of the stack: something from outside; and once more below it, for ``owner.name += 1``
     for instruction in dis.get_instructions(code):
-        name = instruction.argval
-        if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+        name, operation = instruction.argval, instruction.opname
+        if operation == "EXTENDED_ARG":
+            continue
+        if operation in ("STORE_GLOBAL", "DELETE_GLOBAL"):
             yield f"the global {name!r}"
-        elif instruction.opname == "STORE_DEREF" and name in outer:
+        elif operation == "STORE_DEREF" and name in outer:
             yield f"{name!r} of the function around it"
+        elif (owner and operation in ("STORE_ATTR", "DELETE_ATTR")) or (copied and operation == "LOAD_ATTR"):
+            yield f"{owner or copied}.{name}"
+        copied = owner if operation == "COPY" else ""
+        if operation == "LOAD_GLOBAL" or (operation == "LOAD_DEREF" and name in outer):
+            owner = name
+        else:
+            owner = f"{owner}.{name}" if owner and operation == "LOAD_ATTR" else ""
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _written(constant, outer)

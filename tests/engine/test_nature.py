@@ -9,10 +9,13 @@ import re
 import sys
 import threading
 import time
+import types
 from dataclasses import dataclass, field
 
+import other_module
 import pytest
 from hypothesis import example, given, settings, strategies as st
+from other_module import Ledger, bump
 from recorded_calls import RECORDED
 from rich.console import Console
 
@@ -338,6 +341,63 @@ def closes_over_a_number():
     return adds
 
 
+def puts(value):
+    other_module.put(value)
+
+
+def bumps(value):
+    bump()
+
+
+def imports_what_bumps(value):
+    from other_module import bump
+
+    bump()
+
+
+def imports_where_it_puts(value):
+    import other_module
+
+    other_module.put(value)
+
+
+def counts_in_a_module(value):
+    other_module.total += 1
+
+
+def counts_in_a_class(value):
+    Ledger.total = Ledger.total + 1
+
+
+def counts_itself(value):
+    counts_itself.calls += 1
+
+
+def counted(fn):
+    @functools.wraps(fn)
+    def wrapper(value):
+        wrapper.calls += 1
+        return fn(value)
+
+    wrapper.calls = 0
+    return wrapper
+
+
+def appends_to_a_class(value):
+    Ledger.rows.append(value)
+
+
+def notes(value):
+    Ledger.note(value)
+
+
+def uses_what_is_constant(value):
+    box = types.SimpleNamespace()
+    box.value = other_module.double(min(value, Ledger.limit)) + len(Ledger.__name__)
+    box.size = Ledger.size
+    return box
+
+
 @pytest.mark.parametrize(
     ("fn", "what"),
     [
@@ -347,6 +407,16 @@ def closes_over_a_number():
         (uses_a_memo, "the global 'memo' it uses is a memo (functools.cache), which would be a copy there"),
         (closes_over_a_number(), "assigns 'number'"),
         (threading.Event().wait, "method of Event"),
+        (puts, "the global 'entries' it uses is a list"),
+        (bumps, "assigns the global 'total'"),
+        (imports_what_bumps, "assigns the global 'total'"),
+        (imports_where_it_puts, "the global 'entries' it uses is a list"),
+        (counts_in_a_module, "assigns other_module.total"),
+        (counts_in_a_class, "assigns Ledger.total"),
+        (counts_itself, "assigns counts_itself.calls"),
+        (counted(spin), "assigns wrapper.calls"),
+        (appends_to_a_class, "the Ledger.rows it uses is a list"),
+        (notes, "the Ledger.rows it uses is a list"),
     ],
 )
 def test_who_would_work_on_a_copy_stays_and_says_why(fn, what):
@@ -358,6 +428,7 @@ def test_who_would_work_on_a_copy_stays_and_says_why(fn, what):
 def test_constants_and_functions_may_travel():
     assert cannot_travel(matches) is None
     assert cannot_travel(spin) is None
+    assert cannot_travel(uses_what_is_constant) is None
 
 
 def starts_a_loop():

@@ -10,7 +10,8 @@ import unloadable_bodies
 from worker_tools import call, workers
 
 from theus import DefinitionError, Engine, process
-from theus.environments.far_interpreter import imports_in, try_imports
+from theus.environments.changes import imports_in
+from theus.environments.far_interpreter import try_imports
 from theus.environments.faults import does_not_load
 from theus.errors import NotTransferable
 from theus.processes import Process

@@ -12,6 +12,7 @@ import enum
 import functools
 import sys
 import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodDescriptorType, MethodType, ModuleType
@@ -211,6 +212,20 @@ def named(code: CodeType) -> Sequence[tuple[str, str]]:
         if isinstance(constant, CodeType):
             names.update(dict.fromkeys(named(constant)))
     return list(names)
+
+
+def imports_in(code: CodeType) -> Iterator[tuple[str, Sequence[str] | None, int]]:
+    """The import statements of a function, those of functions inside it too: module, names after ``from``, dots before."""
+    before: deque[dis.Instruction] = deque(maxlen=2)
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "IMPORT_NAME":
+            level, names = (one.argval for one in before)
+            yield instruction.argval, names, level
+        if instruction.opname != "EXTENDED_ARG":
+            before.append(instruction)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from imports_in(constant)
 
 
 def _assigned_in(module: ModuleType, name: str) -> bool:

@@ -16,7 +16,6 @@ The control thread is no daemon: an interpreter that ends with a daemon thread i
 
 from __future__ import annotations
 
-import dis
 import functools
 import inspect
 import os
@@ -24,12 +23,11 @@ import socket
 import sys
 import threading
 import traceback
-from collections import deque
-from collections.abc import Iterator, Sequence
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from theus.environments import wire
+from theus.environments.changes import imports_in
 from theus.environments.far import FarSide
 from theus.environments.far_control import Control, Stopped
 from theus.environments.faults import does_not_load
@@ -92,20 +90,6 @@ def try_imports(function: Any) -> None:
         except FAULTS as error:
             if does_not_load(error):
                 raise
-
-
-def imports_in(code: CodeType) -> Iterator[tuple[str, Sequence[str] | None, int]]:
-    """The import statements of a function, those of functions inside it too: module, names after ``from``, dots before."""
-    before: deque[dis.Instruction] = deque(maxlen=2)
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "IMPORT_NAME":
-            level, names = (one.argval for one in before)
-            yield instruction.argval, names, level
-        if instruction.opname != "EXTENDED_ARG":
-            before.append(instruction)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from imports_in(constant)
 
 
 class InterpreterControl(Control):

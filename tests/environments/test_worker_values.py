@@ -10,6 +10,7 @@ import logging
 import sys
 import textwrap
 import threading
+import time
 
 import engine_bodies
 import import_bodies
@@ -468,6 +469,40 @@ def test_environment_variables_follow(monkeypatch, run):
         assert await call(environment, bodies.variables, both) == [None, "é"]
 
     run(main)
+
+
+def test_the_time_zone_follows(monkeypatch, run):
+    async def main(environment):
+        for zone in ("Asia/Tokyo", "Europe/Berlin", "UTC"):
+            with monkeypatch.context() as patch:
+                patch.setenv("TZ", zone)
+                time.tzset()
+                assert await call(environment, bodies.local_time, 0) == time.localtime(0)
+
+    try:
+        run(main)
+    finally:
+        time.tzset()
+
+
+def test_the_limits_of_the_interpreter_follow(run):
+    depth, digits = sys.getrecursionlimit(), sys.get_int_max_str_digits()
+
+    async def main(environment):
+        with pytest.raises(RecursionError):
+            await call(environment, bodies.depth, 2 * depth)
+        with pytest.raises(ValueError, match="digits"):
+            await call(environment, bodies.digits, 2 * digits)
+        sys.setrecursionlimit(4 * depth)
+        sys.set_int_max_str_digits(4 * digits)
+        assert await call(environment, bodies.depth, 2 * depth) == 2 * depth
+        assert await call(environment, bodies.digits, 2 * digits) == 2 * digits
+
+    try:
+        run(main)
+    finally:
+        sys.setrecursionlimit(depth)
+        sys.set_int_max_str_digits(digits)
 
 
 def test_print_and_warnings_reach_the_terminal(capfd, run):

@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import threading
+import time
 import warnings
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -177,3 +178,15 @@ def divided() -> float:
     import numpy
 
     return float(numpy.float64(1) / 0)
+
+
+def depth(number):
+    return 1 + depth(number - 1) if number else 0
+
+
+def digits(number):
+    return len(str(10 ** (number - 1)))
+
+
+def local_time(seconds):
+    return time.localtime(seconds)

@@ -18,6 +18,7 @@ import pickle
 import socket
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextvars import Context
@@ -310,10 +311,15 @@ class FarSide:
         sys.path[:] = content["path"]
         sys.argv[:] = content["argv"]
         self._control.enter_directory(content["directory"])
-        variables = content["variables"]
+        variables, zone = content["variables"], os.environ.get("TZ")
         for name in os.environ.keys() - variables.keys():
             del os.environ[name]
         os.environ.update(variables)
+        if variables.get("TZ") != zone and hasattr(time, "tzset"):  # else local times go on being those of the old one
+            time.tzset()
+        depth, digits = content["limits"]
+        sys.setrecursionlimit(depth)
+        sys.set_int_max_str_digits(digits)
         self._logs.set_levels(content["levels"])
         self._learn(definitions, ())
         self._host.factories = content["resources"]

@@ -12,7 +12,7 @@ process of the system that has to be stopped, not a clock.
 
 Module-level state of a worker is its own: a global that a process changes is changed for later calls in the same
 worker only, and is not sent back. Constants that the program has set in a module of its own, and that the process names,
-are there what they are here, and so are environment variables.
+are there what they are here, and so are environment variables and the interpreter's limits.
 """
 
 from __future__ import annotations
@@ -542,7 +542,7 @@ class WorkerEnvironment:
 
 
 class SetUp:
-    """What a worker needs to be like this process, and whether it changed: paths, directory, variables, log levels, resources."""
+    """What a worker needs to be like this process, and whether it changed: paths, directory, variables, limits, log levels, resources."""
 
     def __init__(self, book: Book, resources: Mapping[str, Callable[[], Any]]) -> None:
         self._book = book
@@ -552,19 +552,23 @@ class SetUp:
         self._directory: str | None = None
         self._path: list[str] = []
         self._variables: dict[Any, Any] = {}
+        self._limits: tuple[int, int] = (0, 0)
         self._levels: Levels = {}
         self._packed: Packed | None = None
 
     def current(self) -> tuple[int, Callable[[], Packed]]:
         """A number that grows with each change, and what packs the content."""
         directory = _directory()
+        limits = sys.getrecursionlimit(), sys.get_int_max_str_digits()
         if self._watch.changed():
             self._levels, before = levels(), self._levels
             changed = self._levels != before
         else:
             changed = False
+        changed = changed or limits != self._limits
         if changed or directory != self._directory or sys.path != self._path or self._variables != _VARIABLES:
             self._directory, self._path, self._variables = directory, list(sys.path), dict(_VARIABLES)
+            self._limits = limits
             self._number += 1
             self._packed = None
         return self._number, self._content
@@ -577,6 +581,7 @@ class SetUp:
                 "argv": list(sys.argv),
                 "directory": _directory(),
                 "variables": {os.fsdecode(name): os.fsdecode(value) for name, value in self._variables.items()},
+                "limits": self._limits,
                 "levels": self._levels,
                 "resources": {name: self._factory(factory, needs) for name, factory in self._resources.items()},
             }

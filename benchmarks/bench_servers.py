@@ -17,6 +17,7 @@ from typing import Any
 import psycopg
 import redis
 
+from benchmarks.bench_store import heard_elsewhere
 from benchmarks.measure import in_turns, table, timed
 from theus import Context, Engine, process
 
@@ -40,11 +41,13 @@ def main() -> None:
     server: Any = RedisServer()
     try:
         beside("Redis, AOF always", f"{server.url}?name=bench", "WATCH/MULTI", watched(server.url))
+        heard_elsewhere("Redis", f"{server.url}?name=heard")
     finally:
         server.close()
     server = PostgresServer()
     try:
         beside("PostgreSQL", f"{server.url}?schema=bench", "SERIALIZABLE", serializable(server.url))
+        heard_elsewhere("PostgreSQL", f"{server.url}?schema=heard")
     finally:
         server.close()
 

@@ -1,6 +1,7 @@
-"""What keeping the state costs: a durable step, commits of many callers, bytes of the log, and starting again.
+"""What keeping the state costs: a durable step, commits of many callers, bytes of the log, starting again, and how soon
+another process hears of a commit.
 
-With ``dbos`` installed (``pip install dbos``) its durable step on SQLite stands beside ours. With sizes as arguments only
+DBOS' durable step on SQLite stands beside ours (``make bench`` installs it). With sizes as arguments only
 the start is measured, with states of so many megabytes: ``python -m benchmarks.bench_store 100 1000``.
 """
 
@@ -9,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import itertools
+import multiprocessing
 import sqlite3
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from theus.stores.sqlite import SqliteDriver
 
 STEPS = 300
 COMMITS = 960
+HEARD = 200
 _numbers = itertools.count()
 
 
@@ -51,6 +55,7 @@ def main(*sizes: str) -> None:
         if not sizes:
             one_step(folder)
             many_callers(folder)
+            heard_elsewhere("SQLite", f"sqlite:{folder}/heard.db?sync=normal")
         starting(folder, [int(size) for size in sizes or ("1", "10", "100")])
 
 
@@ -163,6 +168,38 @@ def many_callers(folder: Path) -> None:
             }
             figures = {name: 1e6 / spent for name, spent in in_turns(cases).items()}
         table(f"Commits of many callers on SQLite, {sync}", figures, "64 callers, one by one", unit="/s")
+
+
+def heard_elsewhere(name: str, store: str) -> None:
+    """From the answer to a commit until an engine in another process has its state. Pauses in between, as a service has them."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    listener = context.Process(target=_listen, args=(store, there))
+    with Engine(Shop(), store=store) as engine:
+        engine.run(step)
+        listener.start()
+        here.recv()  # it is ready
+        seen = []
+        for number in range(HEARD):
+            time.sleep(0.001 * (number % 25))
+            engine.run(step)
+            answered = time.monotonic()  # one clock for all processes of the machine
+            seen.append(max(0.0, here.recv() - answered) * 1e3)
+        here.send(None)
+        listener.join()
+    seen.sort()
+    print(
+        f"\n{name}: another process has a commit's state {seen[len(seen) // 2]:.1f} ms (median) after its answer, at most {seen[-1]:.1f} ms"
+    )
+
+
+def _listen(store: str, pipe: Connection) -> None:
+    with Engine(Shop(), store=store) as engine:
+        _ = engine.state
+        assert engine.store is not None
+        engine.store.tail(lambda _: pipe.send(time.monotonic()))
+        pipe.send(None)
+        pipe.recv()
 
 
 def starting(folder: Path, sizes: list[int]) -> None:

@@ -171,6 +171,13 @@ def test_no_cycle() -> None:
     check([f"{where}: {a} imports {b}, in a cycle" for a, where, b, _ in OURS if (a, b) in steps])
 
 
+def test_nothing_that_is_stored_goes_through_pickle() -> None:
+    """Reading it could run what somebody has written into the store."""
+    keep = {"stores", "journal", "outbox", "records", "learned", "replay", "waits"}
+    runs = {"pickle", "cloudpickle", "marshal", "shelve", "copyreg"}
+    check([f"{where}: {a} imports {b}" for a, where, b, _ in FOUND if part(a) in keep and b.partition(".")[0] in runs])
+
+
 def test_what_a_worker_loads_is_the_standard_library_and_cloudpickle() -> None:
     far = {module for module in MODULES if layer(module) <= 2} - NEAR | FAR
     allowed = {*sys.stdlib_module_names, *NEWER, "cloudpickle", "theus"}

@@ -164,7 +164,8 @@ def test_it_is_so_where_replies_are_lost(place: Place, check: Any, caplog: Any) 
 # --- one state -------------------------------------------------------------------------------------------------------
 
 
-def test_engines_follow_each_other(place: Place) -> None:
+def test_engines_follow_each_other(place: Place, monkeypatch: Any) -> None:
+    monkeypatch.setattr(f"theus.stores.{place.kind}.LOOK", 3600.0)  # by what the server says, not because they look
     one, two = place.open(), place.open()
     heard: list[Committed] = []
     done = threading.Event()

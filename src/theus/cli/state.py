@@ -65,6 +65,7 @@ def migrate(options: argparse.Namespace) -> int:
                 print("nothing was written")
             else:
                 store.open()
+                print(f"the state is of version {pending.new} now")
         finally:
             store.close()
 

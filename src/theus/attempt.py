@@ -30,6 +30,7 @@ from theus.clock import backoff
 from theus.compute import compute
 from theus.context import running_attempt
 from theus.doors import drive
+from theus.environments.inline import TURN
 from theus.environments.runner import execute, open_source
 from theus.errors import (
     CallTimeout,
@@ -98,7 +99,7 @@ class _Behind(Exception):
 class Attempts:
     """The hands of one run: makes its calls, one attempt after the other."""
 
-    __slots__ = ("engine", "journal", "run", "start")
+    __slots__ = ("_turn", "engine", "journal", "run", "start")
 
     def __init__(
         self,
@@ -111,6 +112,7 @@ class Attempts:
         self.run = run
         self.start = start  #: keywords for the first process of the workflow
         self.journal = journal  #: of a durable run
+        self._turn = time.perf_counter()  #: when the loop had its turn, as far as the run saw to it
 
     @property
     def in_order(self) -> bool:
@@ -151,6 +153,13 @@ class Attempts:
     def collected(self, error: Exception, position: Position) -> None:
         if self.journal is not None:
             self.journal.note_failure(error, position)
+
+    async def rest(self) -> None:
+        turn = self._turn
+        if not self.run.blocking and time.perf_counter() - turn > TURN:
+            await asyncio.sleep(0)
+            if self._turn == turn:  # of those that rested together the first begins anew; the others rest again soon
+                self._turn = time.perf_counter()
 
     async def pace(self, seconds: float, position: Position) -> None:
         if self.journal is None or not self.journal.knows(position):

@@ -233,6 +233,8 @@ class Overlap:
         try:
             for index, step in enumerate(steps):
                 ahead.advance(index)
+                if index:
+                    await hands.rest()
                 if not isinstance(step, Process):
                     value = await walk(step, value, Position(position, (index, step.name)), hands)
                 elif step.is_source:

@@ -110,6 +110,13 @@ class Hands(Protocol):
     def fan_out(self, node: Each[Any, Any], total: int | None, position: Position) -> None:
         """Told when an ``each`` begins."""
 
+    async def rest(self) -> None:
+        """Between two calls: let the loop have its turn, if it had none for a while.
+
+        Calls that wait for nothing would keep it, one after the other: nobody else would go on, and what stops the run
+        would not be heard of.
+        """
+
     async def pace(self, seconds: float, position: Position) -> None:
         """Wait before the start of an item."""
 
@@ -136,6 +143,8 @@ async def _flow(node: Flow[Any, Any], value: Any, position: Position, hands: Han
     if node.may_overlap and (overlap := hands.overlap(node)) is not None:
         return await overlap.walk(value, position, hands)
     for index, step in enumerate(node.steps):
+        if index:
+            await hands.rest()
         here = Position(position, (index, step.name))
         if isinstance(step, Process):
             if step.is_source and index + 1 < len(node.steps):
@@ -176,6 +185,7 @@ async def _repeat(node: Repeat[Any, Any], value: Any, position: Position, hands:
             )
         value = await walk(step, value, here, hands)
         rounds += 1
+        await hands.rest()
     return _given(value)
 
 
@@ -232,13 +242,14 @@ class _FanOut:
         self.total = total
         self.position = position
         self.hands = hands
-        self.results: dict[int, Any] = {}
+        self.results: dict[int, Any] = {}  #: by place, but for None: a source without end may yield for ever
         self.taken = 0
         self.pulling = asyncio.Lock() if isinstance(items, AsyncIterator) or node.interval else None
 
     async def work(self) -> None:
         hands, step, parent, results = self.hands, self.step, self.position, self.results
         single = isinstance(step, Process) and not step.is_source
+        is_first = True
         while True:
             if self.pulling is None:
                 if single and self.total is not None:
@@ -253,6 +264,9 @@ class _FanOut:
                     return
                 index = self.taken
                 self.taken += 1
+                if not is_first:
+                    await hands.rest()
+                is_first = False
             else:
                 try:
                     index, item = await self.pull()
@@ -264,9 +278,12 @@ class _FanOut:
                 continue
             try:
                 if single:
-                    results[index] = await hands.call(step, item, here)  # type: ignore[arg-type]
+                    value = await hands.call(step, item, here)  # type: ignore[arg-type]
                 else:
-                    results[index] = await walk(step, item, here, hands)
+                    value = await walk(step, item, here, hands)
+                if value is not None:
+                    results[index] = value
+                del value
             except Exception as error:
                 if not self.settle(index, None, error):
                     raise
@@ -289,7 +306,8 @@ class _FanOut:
                 forget_frames(error)
             self.hands.collected(error, Position(self.position, index))
             value = error
-        self.results[index] = value
+        if value is not None:
+            self.results[index] = value
         return True
 
     async def pull(self) -> tuple[int, Any]:
@@ -305,14 +323,14 @@ class _FanOut:
                     raise StopAsyncIteration from None
             index = self.taken
             self.taken += 1
+            await self.hands.rest()
             if self.interval and index:
                 await self.hands.pace(self.interval, Position(self.position, index))
             return index, item
 
     def listed(self) -> list[Any]:
         """The results in the order of the input."""
-        results = self.results
-        return [results[index] for index in range(self.taken)]
+        return list(map(self.results.get, range(self.taken)))
 
 
 async def together(work: Iterable[Coroutine[Any, Any, Any]], *, in_order: bool = False) -> list[Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 import weakref
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from theus import Engine, each, flow, parallel, process
+from theus import Engine, each, flow, parallel, process, repeat
 from theus.schedule import SOURCE_LIMIT
 from theus.testing import FakeClock
 
@@ -166,3 +168,82 @@ def test_an_endless_source_is_held_in_bounded_memory(engine, kind, limit, in_han
         engine.run(flow(items if kind == "def" else later, each(take, limit=limit)))
     assert len(references) < 306 + in_hand  # pulled as items were taken, and closed at the end
     assert most <= in_hand + 2
+
+
+def test_what_an_endless_source_gave_is_not_counted_one_by_one(engine):
+    blocks = []
+
+    def items():
+        yield from iter(int, 1)
+
+    @process
+    async def take(item):
+        take.fn.taken += 1
+        if take.fn.taken % 4_000 == 0:
+            gc.collect()
+            blocks.append(sys.getallocatedblocks())
+        if len(blocks) == 3:
+            raise Stop
+
+    take.fn.taken = 0
+    with pytest.raises(Stop):
+        engine.run(flow(items, each(take, limit=2)))
+    assert blocks[2] - blocks[1] < 2_000
+    assert engine.run(flow(lambda: iter([1, None, 2]), each(lambda item: item))) == [1, None, 2]
+
+
+# --- steps that wait for nothing ---
+
+MANY = 50_000  #: calls of nothing take some seconds
+
+
+async def nothing(ctx, n):
+    return n
+
+
+async def numbers():
+    for n in range(MANY):
+        yield n
+
+
+@process
+async def stops(n):
+    stops.fn.taken += 1
+    if n == 3:
+        raise Stop
+
+
+@pytest.mark.parametrize("items", ["list", "async generator"])
+def test_a_failure_stops_the_others_though_they_wait_for_nothing(engine, items):
+    stops.fn.taken = 0
+    with pytest.raises(Stop):
+        if items == "list":
+            engine.run(each(stops, limit=8), range(MANY))
+        else:
+            engine.run(flow(numbers, each(stops)))
+    assert stops.fn.taken < MANY / 2
+
+
+NEVER_WAIT = {
+    "each": each(nothing, limit=8),
+    "each of flows": each(flow(nothing, nothing), limit=8),
+    "source": flow(numbers, each(nothing, limit=8)),
+    "repeat": repeat(nothing, while_=lambda d: True, limit=MANY),
+    "flow": flow(*[process(nothing)] * (MANY // 5)),
+    "beside an early one": flow(*[process(nothing)] * (MANY // 5), process(nothing, idempotent=True).bind(n=1)),
+}
+
+
+@pytest.mark.parametrize("shape", NEVER_WAIT)
+def test_a_run_that_waits_for_nothing_leaves_the_loop_its_turns_and_can_be_cancelled(engine, shape):
+    async def main():
+        given = () if shape == "source" else (range(MANY),)
+        run = asyncio.ensure_future(engine.arun(NEVER_WAIT[shape], *given))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not run.done()
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+
+    asyncio.run(main())

@@ -18,6 +18,7 @@ LAYERS: list[set[str]] = [
     {"identity", "nature", "overlap", "placement", "proposal", "schedule", "tickets", "watchdog"},
     {
         "attempt",
+        "completion",
         "compute",
         "doors",
         "engine",

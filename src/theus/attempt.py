@@ -27,18 +27,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from theus.clock import backoff
+from theus.completion import Behind, Completion
 from theus.compute import compute
 from theus.context import running_attempt
 from theus.doors import drive
 from theus.environments.inline import TURN
-from theus.environments.runner import execute, open_source
+from theus.environments.runner import open_source
 from theus.errors import (
     CallTimeout,
     CommitUnknown,
     ConflictError,
     EnvironmentBroken,
-    InvariantViolated,
-    LimitExceeded,
     NotTransferable,
     Path,
     RunFenced,
@@ -76,24 +75,15 @@ if TYPE_CHECKING:
     from theus.placement import Placement
     from theus.protocols import Environment
     from theus.run import Run
-    from theus.state.transaction import Transaction
 
 log = logging.getLogger("theus")
 
+_UNSENT = Outcome()  # of what runs in its commit, before that
 NOTE = "in process "
-MOST_MESSAGES = 10_000  #: in one commit
 HOT = 0.3  #: a process hotter than this queues for its contended paths at once
 COOLING = 0.9  #: for each call behind which nobody queued
 MOST_FOREIGN = 50  #: conflicts of one call with other engines on the same store, where no ticket helps
 LONGEST_STEP_BACK = 0.05  #: seconds between them
-
-
-class _Behind(Exception):
-    """A commit would write paths for which others queue; nothing was committed."""
-
-    def __init__(self, paths: set[Path]) -> None:
-        super().__init__()
-        self.paths = paths
 
 
 class Attempts:
@@ -122,7 +112,7 @@ class Attempts:
 
     def source(self, process: Process[Any, Any], value: Any, position: Position) -> AsyncIterator[Any]:
         args, kwargs = self._arguments(process, value)
-        call = self._call(process, args, kwargs, None if value is NOTHING else value, 1, position)
+        call = self.make_call(process, args, kwargs, None if value is NOTHING else value, 1, position)
         source = open_source(call, self.engine.threads)
         return source if self.journal is None else self.journal.source(source, position)
 
@@ -204,7 +194,7 @@ class Attempts:
         is_given = process.pipe_parameter is not None and process.pipe_parameter not in kwargs
 
         def make(place: int, args: tuple[Any, ...]) -> Call:
-            return self._call(process, args, kwargs, None, 1, Position(position, first + place))
+            return self.make_call(process, args, kwargs, None, 1, Position(position, first + place))
 
         calls = Calls(make, [(value,) for value in values] if is_given else [()] * len(values), kwargs)
         listeners = self.run.listeners
@@ -275,7 +265,7 @@ class Attempts:
         self, process: Process[Any, Any], early: Early, outlook: Outlook, ended: Callable[[], None] | None
     ) -> None:
         profile = outlook.profile
-        call = self._call(process, (), process.bound, NotYet, 1, early.position)
+        call = self.make_call(process, (), process.bound, NotYet, 1, early.position)
         if self.journal is not None:
             call.kept = self.journal.kept(early.position)
         if profile.calls >= profile.measure_at:
@@ -328,7 +318,7 @@ class Attempts:
         profile = engine.profiled.get(process.root.definition) or engine.profile(process)
         environment: Environment | Early
         placement, environment = profile.homes.get(run.blocking) or engine.settle(profile, process, run.blocking)
-        is_new = environment is engine.threads and not profile.recent and is_free(process) and running_attempt() is None
+        is_new = not profile.recent and environment is engine.threads and is_free(process) and running_attempt() is None
         if is_new and profile.trial is not None and not profile.trial.done():
             await asyncio.wait([asyncio.wrap_future(profile.trial)])
             placement, environment = profile.homes[False]
@@ -343,7 +333,7 @@ class Attempts:
         if (profile.heat > HOT or process.contract.exclusive) and (early is None or early.held is None):
             ticket = self._first_ticket(process, args, kwargs, profile)
         in_commit = process.nature == "state" and store is not None
-        trial = None if profile.trial is not None or not is_new else Trial(engine, profile)
+        trial = Trial(engine, profile) if is_new and profile.trial is None else None
         try:
             while True:
                 attempt += 1
@@ -353,7 +343,7 @@ class Attempts:
                     assert early.call is not None
                     call = early.call
                 else:
-                    call = self._call(process, args, kwargs, value, attempt, position)
+                    call = self.make_call(process, args, kwargs, value, attempt, position)
                     if kept is not None:
                         call.kept = kept
                     if ticket is not None:
@@ -363,7 +353,7 @@ class Attempts:
                     if run.listeners:
                         self._tell_start(call, placement)
                 if in_commit:
-                    outcome = Outcome()  # a message without a sender: it runs in the commit, and there only
+                    outcome = _UNSENT  # a message without a sender: it runs in the commit, and there only
                 else:
                     try:
                         outcome = await environment.run(call)
@@ -386,15 +376,19 @@ class Attempts:
                         if again:
                             continue
                     result: Committed | Conflict | Refused | None = None
+                    completion = None
                     started = 0.0
                     while result is None and outcome.error is None:
-                        started = time.perf_counter()
+                        if run.listeners:
+                            started = time.perf_counter()
                         try:
-                            commit = self._commit(call, outcome, ticket, in_commit)
+                            if in_commit or outcome.messages or engine.invariants:
+                                completion = Completion(self, call, None if in_commit else outcome, ticket)
+                            commit = self._commit(call, outcome, completion)
                             result = await store.commit(commit, blocking=run.blocking)
                             if journal is not None:
                                 journal.made(commit.records, result)
-                        except _Behind as behind:  # what the messages write is known only now
+                        except Behind as behind:  # what the messages write is known only now
                             ticket = self._queue(process, behind.paths, ticket)
                             await self._wait_for(ticket, profile)
                         # A new outcome: the frames of the error keep the old one.
@@ -410,6 +404,8 @@ class Attempts:
                                 await self._sleep(random.uniform(0, min(LONGEST_STEP_BACK, 0.001 * 2**foreign)))
                             continue
                         outcome = replace(outcome, error=_outrun(call, result))
+                    elif completion is not None and completion.outcome is not None and result is not None:
+                        outcome = completion.outcome
                     if run.listeners and type(result) is Committed and result.ops:
                         self._tell_commit(call, result, time.perf_counter() - started)
                 profile.add(outcome)
@@ -534,7 +530,7 @@ class Attempts:
 
     # --- one attempt ---
 
-    def _call(
+    def make_call(
         self,
         process: Process[Any, Any],
         args: tuple[Any, ...],
@@ -553,76 +549,23 @@ class Attempts:
 
     # --- the commit ---
 
-    def _commit(self, call: Call, outcome: Outcome, ticket: Ticket | None, in_commit: bool) -> Commit:
+    def _commit(self, call: Call, outcome: Outcome, completion: Completion | None) -> Commit:
         """What is asked of the store for an outcome."""
         ops, journal = outcome.ops, self.journal
         # A sender that wrote nothing itself is serialized at its snapshot, whatever it read.
         commit = Commit(outcome.base, outcome.reads if ops else (), ops, call.process.name)
-        if outcome.messages or in_commit or self.engine.invariants:
-            records: list[Record] = []  # filled inside the commit; the completion knows the list alone: no cycle
-            commit.records = records
-            commit.complete = self._completion(records, call, outcome, ticket, in_commit)
+        if completion is not None:
+            commit.complete, commit.records = completion, completion.records
+        elif outcome.emits or journal is not None:
+            commit.records = self.records(call, outcome)
         if journal is not None:
             commit.expected = journal.expected
-        if (journal is not None or outcome.emits) and commit.complete is None:
-            commit.records = self._records(call, outcome)
         return commit
 
-    def _records(self, call: Call, outcome: Outcome) -> Sequence[Record]:
+    def records(self, call: Call, outcome: Outcome) -> Sequence[Record]:
         """What is recorded with a call, beside the state."""
         records = [] if self.journal is None else self.journal.records(call, outcome)
         return [*records, *self.engine.outbox.records(call, outcome)] if outcome.emits else records
-
-    def _completion(
-        self, records: list[Record], call: Call, outcome: Outcome, ticket: Ticket | None, in_commit: bool
-    ) -> Callable[[Transaction], None]:
-        """What is done inside the commit: the messages and the messages they send, in order, then the invariants."""
-        engine = self.engine
-        emits, violations = outcome.emits, outcome.violations
-
-        def complete(transaction: Transaction) -> None:
-            said, broken = emits, violations
-            pending = [call] if in_commit else self._messages(call, outcome, [])
-            seen: list[tuple[Call, Outcome]] = []
-            for message in pending:  # those that they send join the end
-                answer = execute(message, within=transaction)
-                if answer.error is not None:
-                    raise answer.error if isinstance(answer.error, Exception) else Exiting(answer.error)
-                if message is call:
-                    outcome.value, outcome.wall = answer.value, answer.wall
-                if answer.emits:
-                    said = [*said, *answer.emits]
-                if not engine.strict:
-                    broken = [*broken, *answer.violations]
-                    seen.append((message, answer))
-                if answer.messages:
-                    self._messages(call, answer, pending)
-            if engine.invariants:
-                check_invariants(engine.invariants, transaction)
-            if engine.tickets.queues and pending:
-                paths = {op[1] for op in transaction.finish()[1]}
-                blocked = engine.tickets.in_the_way(paths, ticket)
-                if blocked is not None:
-                    raise _Behind({*paths, blocked})
-            outcome.emits, outcome.violations = said, broken
-            for message, answer in seen:
-                engine.profile(message.process).touched.add(message, answer)
-            records[:] = self._records(call, outcome)  # what a state process returned and emitted is known only now
-
-        return complete
-
-    def _messages(self, call: Call, outcome: Outcome, pending: list[Call]) -> list[Call]:
-        """Append the calls that messages ask for; gives the same list."""
-        position = Position(None, call.key)
-        for process, arguments in outcome.messages:
-            pending.append(self._call(process, (), arguments, None, call.attempt, position))
-        if len(pending) > MOST_MESSAGES:
-            raise LimitExceeded(
-                f"one commit of {call.process.name!r} led to more than {MOST_MESSAGES} messages; "
-                "does a state process send to itself without end?",
-                limit=MOST_MESSAGES,
-            )
-        return pending
 
     def _deliver(self, call: Call, outcome: Outcome) -> None:
         for number, (topic, value, durable) in enumerate(outcome.emits):
@@ -731,21 +674,6 @@ class Attempts:
                 error=None if outcome.error is None else repr(outcome.error),
             )
         )
-
-
-def check_invariants(invariants: Iterable[Callable[[Any], object]], transaction: Transaction) -> None:
-    """Refuse a commit after which a predicate on the domain would not hold."""
-    for invariant in invariants:
-        name = getattr(invariant, "__name__", repr(invariant))
-        try:
-            holds = invariant(transaction.view())
-        except Exception as error:
-            error.add_note(f"in the invariant {name!r}; the commit was not made")
-            raise
-        if not holds:
-            raise InvariantViolated(
-                f"the commit was refused: it would break the invariant {name!r}. Nothing was changed.", invariant=name
-            )
 
 
 def _before_star(paths: Iterable[Path]) -> set[Path]:

@@ -25,8 +25,9 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overload
 
-from theus.attempt import Attempts, check_invariants, tell_of_lost_worker
+from theus.attempt import Attempts, tell_of_lost_worker
 from theus.clock import SystemClock
+from theus.completion import check_invariants
 from theus.context import D, is_elsewhere, running_attempt, shared_context
 from theus.doors import drive, drive_to_end, warn_about_loop
 from theus.environments.cpus import usable_cpus

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter, deque
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from math import ceil, log2
 from statistics import median
@@ -31,8 +32,13 @@ SURPRISE = 4.0  #: a call that takes so many times as long as usual has the next
 
 
 #: How times are spread: counts of buckets that grow by 19 %, as DDSketch does it (Masson, Rim and Lee, VLDB 2019).
-Spread: TypeAlias = dict[int, int]
-FINE, OFFSET, TINY = 4, 200, 1e-9  #: buckets to double, the number of the bucket of 1 s, what keeps 0 countable
+Spread: TypeAlias = Counter[int]
+FINE, OFFSET, TINY = 4.0, 200.0, 1e-9  #: buckets to double, the number of the bucket of 1 s, what keeps 0 countable
+
+
+def buckets(times: Iterable[float]) -> Iterator[int]:
+    """To which buckets times belong, in seconds. In steps of C, because this is done for every call."""
+    return map(int, map(OFFSET.__add__, map(FINE.__mul__, map(log2, map(TINY.__add__, times)))))
 
 
 def quantile(spread: Spread, part: float) -> float | None:
@@ -67,12 +73,12 @@ class Profile:
     rivals: Counter[tuple[str, str]] = field(default_factory=Counter)  #: (path, process that changed it) -> conflicts
     waited: float = 0.0  #: seconds in queues for contended paths
     summed: float = 0.0  #: of the wall times, but for the fresh ones
-    fresh: deque[float] = field(default_factory=deque)  #: wall times that are not summed up yet
+    fresh: list[float] = field(default_factory=list)  #: wall times that are not summed up yet
     cpu: float = 0.0
     cpu_calls: int = 0  #: how many calls the CPU time was measured for
     cpu_wall: float = 0.0  #: the wall time of those
-    spread: Spread = field(default_factory=dict)  #: of the same
-    cpus: Spread = field(default_factory=dict)
+    spread: Spread = field(default_factory=Counter)  #: of the same
+    cpus: Spread = field(default_factory=Counter)
     holds: float | None = None  #: the part of its CPU during which it held the interpreter's lock
     waits: float = 0.0  #: what it surely waits in a call, for neither the lock nor a processor
     recent: tuple[Sample, ...] = ()  #: measured calls; replaced and not changed, as other threads may go through them
@@ -116,15 +122,9 @@ class Profile:
 
     def _sum_up(self) -> None:
         """Take in the fresh wall times. Many at once are cheap; one by one they would be a good part of a short call."""
-        fresh, spread = self.fresh, self.spread
-        while fresh:
-            try:
-                wall = fresh.popleft()
-            except IndexError:
-                return  # another thread does the same
-            self.summed += wall
-            bucket = int(log2(wall + TINY) * FINE + OFFSET)
-            spread[bucket] = spread.get(bucket, 0) + 1
+        fresh, self.fresh = self.fresh, []
+        self.summed += sum(fresh)
+        self.spread.update(buckets(fresh))
 
     @property
     def walls(self) -> Spread:
@@ -142,8 +142,7 @@ class Profile:
         self.cpu += cpu
         self.cpu_calls += 1
         self.cpu_wall += wall
-        bucket = int(log2(cpu + TINY) * FINE + OFFSET)
-        self.cpus[bucket] = self.cpus.get(bucket, 0) + 1
+        self.cpus.update(buckets((cpu,)))
 
     def _look_at(self, wall: float) -> None:
         if self.calls > 1:  # the first call may have loaded modules

@@ -166,7 +166,7 @@ class _Again(Attempts):
         if str(position) != self.wanted:
             return _Unknown(position, self.past) if recorded is NOTHING else recorded
         _refuse_unknown(value)
-        call = self._call(process, args, kwargs, None if value is NOTHING else value, 1, position)
+        call = self.make_call(process, args, kwargs, None if value is NOTHING else value, 1, position)
         then = b""
         if self.recorded is not None:
             version, record = self.recorded

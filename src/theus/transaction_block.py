@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar, cast
 
-from theus.attempt import check_invariants
+from theus.completion import check_invariants
 from theus.doors import drive
 from theus.errors import ConflictError
 from theus.protocols import Commit, Conflict, Store

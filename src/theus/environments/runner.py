@@ -47,9 +47,11 @@ def execute(call: Call, *, measure_cpu: bool = False, within: Transaction | None
         if within is not None:
             attempt.join(within)
         try:
-            context = (Context(attempt),) if process.takes_context else ()
-            given = call.args or call.kwargs  # to spread them out is dear
-            value = process.fn(*context, *call.args, **call.kwargs) if given else process.fn(*context)
+            if call.args or call.kwargs:  # to spread them out is dear
+                context = (Context(attempt),) if process.takes_context else ()
+                value = process.fn(*context, *call.args, **call.kwargs)
+            else:
+                value = process.fn(Context(attempt)) if process.takes_context else process.fn()
         except BaseException as error:
             if attempt.local is not None:
                 close_local(attempt.local, error)
@@ -75,7 +77,7 @@ def execute(call: Call, *, measure_cpu: bool = False, within: Transaction | None
     try:
         return outcome
     finally:
-        context, given, value = (), (), None
+        context, value = (), None
         del outcome, attempt, call, around
 
 
@@ -97,9 +99,11 @@ async def execute_async(call: Call) -> Outcome:
     started = perf_counter()
     try:
         try:
-            context = (Context(attempt),) if process.takes_context else ()
-            given = call.args or call.kwargs
-            value = await (process.fn(*context, *call.args, **call.kwargs) if given else process.fn(*context))
+            if call.args or call.kwargs:
+                context = (Context(attempt),) if process.takes_context else ()
+                value = await process.fn(*context, *call.args, **call.kwargs)
+            else:
+                value = await (process.fn(Context(attempt)) if process.takes_context else process.fn())
         except BaseException as error:
             if attempt.local is not None:
                 await aclose_local(attempt.local, error)
@@ -119,7 +123,7 @@ async def execute_async(call: Call) -> Outcome:
     try:
         return outcome
     finally:
-        context, given, value = (), (), None
+        context, value = (), None
         del outcome, attempt, call
 
 

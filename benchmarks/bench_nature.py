@@ -57,7 +57,7 @@ def recognise(verbose: bool = False) -> None:
             call = Call(process, args, {}, None, None, None, 1, number, None, EngineStub(), meter=meter)
             outcome = in_a_thread(lambda call=call: meter.measure(call))
             if verbose:
-                held = None if outcome.held is None else round(outcome.held, 6)
+                held = None if outcome.measured is None else outcome.measured.held
                 print(f'    ("{name}", {outcome.wall:.6f}, {outcome.cpu:.6f}, {held}),')
             profile.add(outcome)
             profile.measure(outcome)

@@ -152,20 +152,22 @@ class Profile:
 
     def measure(self, outcome: Outcome) -> None:
         """Take in a call that was measured."""
-        cpu, held = outcome.cpu or 0.0, outcome.held
+        cpu, found = outcome.cpu or 0.0, outcome.measured
         self.recent = (*self.recent, Sample(outcome.wall, cpu))[-RECENT:]
-        if held is not None and cpu > SHORTEST:
-            self.holds = held / cpu if self.holds is None else 0.5 * (self.holds + held / cpu)
-        if outcome.waited is not None:
-            self.waits = outcome.waited if len(self.recent) == 1 else 0.5 * (self.waits + outcome.waited)
-        if outcome.moving is not None:
+        if found is None:
+            return
+        if found.held is not None and cpu > SHORTEST:
+            self.holds = found.held / cpu if self.holds is None else 0.5 * (self.holds + found.held / cpu)
+        if found.waited is not None:
+            self.waits = found.waited if len(self.recent) == 1 else 0.5 * (self.waits + found.waited)
+        if found.moving is not None:
             # One that was dear, because garbage was collected meanwhile, must not send the process away for long.
-            most = outcome.moving if self.moving is None else 2 * self.moving
-            self.moved, self.moving = outcome.moved, min(outcome.moving, most)
-        if outcome.changed is not None:
+            most = found.moving if self.moving is None else 2 * self.moving
+            self.moved, self.moving = found.moved, min(found.moving, most)
+        if found.changed is not None:
             self.witnessed = True
-            if outcome.changed:
-                self.refused[PARALLEL] = f"it changes its {outcome.changed} in place, which would be a copy there"
+            if found.changed:
+                self.refused[PARALLEL] = f"it changes its {found.changed} in place, which would be a copy there"
 
     def meter(self, meters: tuple[Meter, Meter, Meter]) -> Meter:
         """What the next call is measured with: only the CPU clock, or a ticker, or a witness of its arguments, too."""

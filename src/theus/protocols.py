@@ -177,6 +177,18 @@ class Call:
 
 
 @dataclass(slots=True)
+class Measured:
+    """What was measured of one attempt beside its CPU, now and then. Times in seconds."""
+
+    held: float | None = None  #: of the CPU that kept the interpreter's lock from others; None: not known
+    waited: float | None = None  #: that it surely waited, and for neither the lock nor a processor
+    #: The argument that it changed in place; "": none, or nobody can tell; None: nobody looked.
+    changed: str | None = None
+    moved: int = 0  #: bytes that were sent and received for it
+    moving: float | None = None  #: that this took; None: nothing was moved
+
+
+@dataclass(slots=True)
 class Outcome:
     """What became of one attempt. Nothing of it has happened until it is committed."""
 
@@ -192,12 +204,7 @@ class Outcome:
     place: str = ""  #: where exactly it ran: a thread's name, a worker's process id
     violations: Sequence[ContractError] = ()  #: what broke the contract, if that is let through
     kept: dict[str, Any] | None = None  #: results of ``ctx.once``
-    held: float | None = None  #: seconds of the CPU that kept the interpreter's lock from others; None: not known
-    waited: float | None = None  #: seconds that it surely waited, and for neither the lock nor a processor
-    #: The argument that it changed in place; "": none, or nobody can tell; None: nobody looked.
-    changed: str | None = None
-    moved: int = 0  #: bytes that were sent and received for it
-    moving: float | None = None  #: seconds that this took; None: nothing was moved
+    measured: Measured | None = None
 
 
 class Environment(Protocol):

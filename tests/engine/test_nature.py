@@ -36,7 +36,7 @@ from theus.placement import (
     place,
     threads_are_parallel,
 )
-from theus.protocols import Call, Outcome
+from theus.protocols import Call, Measured, Outcome
 from theus.testing.environments import EngineStub, make_call
 
 PATTERN = re.compile("a+")
@@ -47,7 +47,7 @@ count = 0
 def profile_of(calls, fn=lambda: None):
     profile = Profile(process(fn))
     for wall, cpu, held in calls:
-        outcome = Outcome(wall=wall, cpu=cpu, held=held)
+        outcome = Outcome(wall=wall, cpu=cpu, measured=Measured(held=held))
         profile.add(outcome)
         profile.measure(outcome)
     return profile
@@ -186,10 +186,10 @@ def test_a_ticker_sees_whether_the_lock_can_be_had():
                 return outcome
         raise AssertionError(f"not seen in 30 calls: {outcome}")
 
-    waits = measured(lambda: time.sleep(0.05), lambda outcome: outcome.held == 0.0)
-    assert waits.waited <= waits.wall
+    waits = measured(lambda: time.sleep(0.05), lambda outcome: outcome.measured.held == 0.0)
+    assert waits.measured.waited <= waits.wall
     if not threads_are_parallel():
-        measured(lambda: spin(0.05), lambda outcome: outcome.held is not None and outcome.held > 0.5 * outcome.cpu)
+        measured(lambda: spin(0.05), lambda outcome: (outcome.measured.held or 0.0) > 0.5 * outcome.cpu)
 
 
 # --- where it goes ---
@@ -468,7 +468,7 @@ def test_no_process_changes_place_more_than_twice_in_a_thousand_calls(kinds, bim
         kind = kinds[number % len(kinds)] if bimodal else kinds[number // repeat % len(kinds)]
         wall, cpu, share = kind
         held = None if share is None or where != "thread" else share * cpu
-        outcome = Outcome(wall=max(wall, cpu), cpu=cpu, held=held)
+        outcome = Outcome(wall=max(wall, cpu), cpu=cpu, measured=Measured(held=held))
         profile.add(outcome)
         if number > 3 and number % 16:
             continue
@@ -661,7 +661,7 @@ def test_a_domain_that_is_dear_to_send_keeps_its_process_here():
 def test_one_call_that_was_dear_to_send_does_not_send_its_process_away():
     profile = Profile(process(busy))
     for moving, known in [(0.001, 0.001), (0.05, 0.002), (0.001, 0.001), (None, 0.001)]:
-        profile.measure(Outcome(wall=0.03, cpu=0.03, held=0.03, moving=moving))
+        profile.measure(Outcome(wall=0.03, cpu=0.03, measured=Measured(held=0.03, moving=moving)))
         assert profile.moving == known
 
 
@@ -670,10 +670,10 @@ def test_the_price_of_a_process_s_first_call_in_a_pool_is_not_its_price():
         environment = WorkerEnvironment(1)
         call = make_call(process(busy))
         call.meter = Meter()
-        found = [(await environment.run(call)).moving for _ in range(2)]
+        found = [(await environment.run(call)).measured for _ in range(2)]
         await environment.stop(2.0)
         assert found[0] is None
-        assert found[1] is not None
+        assert found[1].moving is not None
 
     asyncio.run(main())
 

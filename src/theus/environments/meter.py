@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from theus.environments.runner import execute
 from theus.environments.witness import Witness
+from theus.protocols import Measured
 
 if sys.platform == "linux":
     from resource import RUSAGE_THREAD, getrusage
@@ -67,12 +68,14 @@ class Meter:
             seen = ticker.leave(now, before)
             waited = delay.seconds() - waited
             delay.close()
-        outcome.held = _held(seen, outcome.cpu or 0.0, all_cpu, now - started, switches)
-        # While anybody computed, it may have waited for the lock or a processor, which it would not do elsewhere.
-        outcome.waited = max(0.0, outcome.wall - all_cpu - waited)
+        outcome.measured = measured = Measured(
+            _held(seen, outcome.cpu or 0.0, all_cpu, now - started, switches),
+            # While anybody computed, it may have waited for the lock or a processor, which it would not do elsewhere.
+            max(0.0, outcome.wall - all_cpu - waited),
+        )
         if witness is not None:
             changed = witness.changed()
-            outcome.changed = "" if changed is None else f"{changed[0]} ({changed[1].__qualname__})"
+            measured.changed = "" if changed is None else f"{changed[0]} ({changed[1].__qualname__})"
         try:
             return outcome
         finally:

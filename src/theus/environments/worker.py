@@ -46,7 +46,7 @@ from theus.environments.pool import LINE, Pool
 from theus.environments.variables import Variables
 from theus.environments.worker_process import WorkerProcess
 from theus.errors import NotTransferable
-from theus.protocols import Outcome
+from theus.protocols import Measured, Outcome
 from theus.state.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -214,9 +214,10 @@ class WorkerEnvironment:
             return self._outcome(call, definition, kind, content, number, job.parts)
         started = thread_time()
         outcome = self._outcome(call, definition, kind, content, number, job.parts)
-        outcome.moved = price.size_of(None if job.payload is None else job.payload.parcel) + price.size_of(content)
+        moved = price.size_of(None if job.payload is None else job.payload.parcel) + price.size_of(content)
         # Over there it is done once more, the other way round.
-        outcome.moving = 2 * (packing + thread_time() - started) + outcome.moved * price.SECONDS_PER_BYTE
+        moving = 2 * (packing + thread_time() - started) + moved * price.SECONDS_PER_BYTE
+        outcome.measured = Measured(moved=moved, moving=moving)
         return outcome
 
     def at_once(self, process: Process[Any, Any]) -> int:

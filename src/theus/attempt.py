@@ -102,7 +102,7 @@ class Attempts:
         self.run = run
         self.start = start  #: keywords for the first process of the workflow
         self.journal = journal  #: of a durable run
-        self._turn = time.perf_counter()  #: when the loop had its turn, as far as the run saw to it
+        self._turn = 0.0  #: when the loop had its turn, as far as the run saw to it; counted from the first ``rest``
 
     @property
     def in_order(self) -> bool:
@@ -145,8 +145,12 @@ class Attempts:
             self.journal.note_failure(error, position)
 
     async def rest(self) -> None:
-        turn = self._turn
-        if not self.run.blocking and time.perf_counter() - turn > TURN:
+        if self.run.blocking:
+            return
+        now, turn = time.perf_counter(), self._turn
+        if not turn:
+            self._turn = now
+        elif now - turn > TURN:
             await asyncio.sleep(0)
             if self._turn == turn:  # of those that rested together the first begins anew; the others rest again soon
                 self._turn = time.perf_counter()

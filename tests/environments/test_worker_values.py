@@ -11,6 +11,8 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import engine_bodies
 import import_bodies
@@ -113,6 +115,60 @@ def test_what_is_made_there_comes_back_by_value(run):
         assert function(1) == 2
         assert type(there).__name__ == "There"
         assert there.pid == environment.workers()[0].pid
+
+    run(main)
+
+
+def test_classes_that_go_by_value_keep_their_slots(run):
+    class Plain:
+        __slots__ = ("x", "y")
+
+    class Private:
+        __slots__ = ("__hidden", "__weakref__")
+
+        def __init__(self):
+            self.__hidden = 1
+
+        def seen(self):
+            return self.__hidden
+
+    class Below(Plain):
+        __slots__ = ("z",)
+
+    class WithDict(Plain):
+        __slots__ = ("__dict__", "z")
+
+    @dataclass(slots=True)
+    class Row:
+        x: int
+        y: list = field(default_factory=list)
+
+    class Pair(NamedTuple):
+        x: int
+        y: int = 2
+
+    plain, below, with_dict = Plain(), Below(), WithDict()
+    plain.x = 1
+    below.x = below.z = 2
+    with_dict.y = with_dict.z = with_dict.other = 3
+
+    async def main(environment):
+        async def back(value):
+            found, has_dict = await call(environment, bodies.and_whether_it_has_a_dict, value)
+            assert type(found) is type(value)
+            assert has_dict is hasattr(value, "__dict__")
+            return found
+
+        found = await back(plain)
+        assert found.x == 1
+        assert not hasattr(found, "y")
+        found = await back(below)
+        assert (found.x, found.z) == (2, 2)
+        found = await back(with_dict)
+        assert (found.y, found.z, found.other) == (3, 3, 3)
+        assert (await back(Private())).seen() == 1
+        assert await back(Row(1, [2])) == Row(1, [2])
+        assert await call(environment, bodies.and_again, Pair(1)) == (Pair(1), Pair(1))
 
     run(main)
 

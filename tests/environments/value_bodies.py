@@ -190,3 +190,11 @@ def digits(number):
 
 def local_time(seconds):
     return time.localtime(seconds)
+
+
+def and_whether_it_has_a_dict(value):
+    return value, hasattr(value, "__dict__")
+
+
+def and_again(value):
+    return value, value

@@ -308,6 +308,7 @@ class Context(Generic[D]):
             timeout: seconds; then TimeoutError is raised. In a durable run they count from the first time it waits.
         """
         call, number = self._wait("wait_for")
+        check_signal_name("ctx.wait_for", name)
         return self._waiting(call, call.host.wait_for(call, f"wait_for({name!r}) #{number}", name, timeout))
 
     def _wait(self, what: str) -> tuple[Call, int]:
@@ -503,6 +504,12 @@ def _not_awaited(coroutine: CoroutineType[Any, Any, Any]) -> TypeError:
         f"it returned the coroutine {name}(...), which has not run: an await is missing. "
         f"Write `return await {name}(...)` in an async def."
     )
+
+
+def check_signal_name(where: str, name: object) -> None:
+    """Refuse a name that no signal can have: it stands between slashes in the keys of records."""
+    if not isinstance(name, str) or not name or "/" in name:
+        raise DefinitionError(f"{where}: a signal's name is a text without a slash, not {name!r}.")
 
 
 class _Running:

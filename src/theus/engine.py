@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overloa
 from theus.attempt import Attempts, tell_of_lost_worker
 from theus.clock import SystemClock
 from theus.completion import check_invariants
-from theus.context import D, is_elsewhere, running_attempt, shared_context
+from theus.context import D, check_signal_name, is_elsewhere, running_attempt, shared_context
 from theus.doors import drive, drive_to_end, warn_about_loop
 from theus.environments.cpus import usable_cpus
 from theus.environments.in_turn import InTurnEnvironment
@@ -56,7 +56,7 @@ from theus.schedule import NOTHING, Position, walk
 from theus.state.history import Change, Difference, Growth, readable, restoring
 from theus.state.snapshot import Snapshot, readonly
 from theus.state.values import detach, ingest
-from theus.stores import open_store
+from theus.stores import open_later, open_store
 from theus.stores.memory import Elsewhere, MemoryStore
 from theus.tickets import Tickets
 from theus.topics import Topics
@@ -159,7 +159,7 @@ class Engine(Generic[D]):
         self.clock: Clock = clock or SystemClock()
         self._own: Store | None = None  #: to be closed at the end
         if isinstance(store, (str, os.PathLike)):
-            store = self._own = open_store(store, domain)
+            store = self._own = (open_later if is_elsewhere.get() else open_store)(store, domain)
         in_memory = None if domain is None else Elsewhere() if is_elsewhere.get() else MemoryStore(domain)
         self.store: Store | None = store if store is not None else in_memory
         self.domain_type: type | None = None if domain is None else domain.__class__
@@ -625,7 +625,9 @@ class Engine(Generic[D]):
         are handled on the engine's own loop (a ``def`` in a thread), and again until the handler returns.
         """
         self.topics.on(topic, handler)
-        if self.keeps_runs:
+        if (
+            self.keeps_runs and not is_elsewhere.get()
+        ):  # a worker that imports the module takes nothing from the program
             self.outbox.look(topic)
 
     def signal(self, run_id: str, name: str, value: Any = None) -> None:
@@ -636,8 +638,7 @@ class Engine(Generic[D]):
         Raises:
             DefinitionError: no such run is in hand or recorded, or it is done.
         """
-        if not isinstance(name, str) or not name or "/" in name:
-            raise DefinitionError(f"engine.signal: a signal's name is a text without a slash, not {name!r}.")
+        check_signal_name("engine.signal", name)
         run = next((run for run in list(self._active) if run.id == run_id), None)
         if run is not None and not run.durable:
             self.waits.send(run, name, detach(value))

@@ -570,6 +570,22 @@ def test_where_nobody_can_wait(store):
                 shop.run(target)
 
 
+@pytest.mark.parametrize("name", ["x/y", "", 5])
+def test_a_signal_that_nobody_can_send_is_not_waited_for(store, name):
+    @process
+    def wait(ctx):
+        ctx.wait_for(name)
+
+    @process
+    async def wait_async(ctx):
+        await ctx.wait_for(name)
+
+    with Engine(store=store) as shop:
+        for target in (wait, wait_async):
+            with pytest.raises(DefinitionError, match=r"ctx\.wait_for: a signal's name is a text without a slash"):
+                shop.run(target)
+
+
 def test_signals_that_nobody_can_get(store):
     with Engine(store=store) as shop, Engine(Shop()) as plain:
         shop.run(lambda: 1, run_id="r")

@@ -749,3 +749,73 @@ def test_an_open_text_file_is_not_sent_as_a_copy(run, tmp_path):
 
     (tmp_path / "some.txt").write_text("hello")
     run(main)
+
+
+SERVICE = """
+import os, sys, threading
+from pathlib import Path
+from theus import Engine, process
+
+engine = Engine({{"n": 3}}, store="shop.db", workers=1)
+asked = threading.Event()
+
+def deliver(value):
+    with Path("delivered").open("a") as file:
+        file.write(f"{{value}} in {{os.getpid()}}\\n")
+    asked.wait()
+
+engine.on("sold", deliver)
+
+@process
+def sell(ctx):
+    ctx.emit("sold", "tea", durable=True)
+
+@process(environment={environment!r})
+def look(ctx):
+    loaded = sorted(name for name in ("msgspec", "sqlite3") if name in sys.modules)
+    following = any(thread.name == "theus-follower" for thread in threading.enumerate())
+    return ctx.domain["n"], loaded, following, Path("delivered").read_text().count("tea")
+
+@process(environment={environment!r})
+def use():
+    return engine.state["n"]
+"""
+MAIN = """
+import os
+from pathlib import Path
+from theus import NotTransferable
+import service
+
+if __name__ == "__main__":
+    with service.engine as engine:
+        engine.run(service.sell)
+        while not Path("delivered").exists() or not Path("delivered").read_text():
+            pass
+        print(*engine.run(service.look))
+        try:
+            print(engine.run(service.use))
+        except NotTransferable as error:
+            print(error)
+        service.asked.set()
+    print(Path("delivered").read_text() == f"tea in {os.getpid()}\\n")
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "used"),
+    [
+        ("worker", "3"),
+        pytest.param(
+            "interpreter",
+            "an engine on the store 'shop.db' cannot be used in this worker",
+            marks=pytest.mark.skipif(sys.version_info < (3, 14), reason="sub-interpreters need Python 3.14"),
+        ),
+    ],
+)
+def test_a_durable_engine_of_an_imported_module_stays_closed_until_it_is_used(tmp_path, environment, used):
+    """What it delivers is delivered by the program, not by a worker that imports the module as well."""
+    (tmp_path / "service.py").write_text(SERVICE.format(environment=environment))
+    looked, *said, delivered = run_program(tmp_path, MAIN).splitlines()
+    assert looked == "3 [] False 1"
+    assert used in "".join(said)
+    assert delivered == "True"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl
 
-from theus.errors import DefinitionError
+from theus.errors import DefinitionError, NotTransferable
 
 if TYPE_CHECKING:
     from theus.protocols import Store
@@ -86,3 +87,42 @@ def _file(url: str, *, is_path: bool) -> Any:
             f"store={url!r}: write sqlite:shop.db or sqlite:/var/lib/shop.db, and behind it ?sync=normal or ?sync=full."
         )
     return lambda: SqliteDriver(path, sync)  # type: ignore[arg-type]
+
+
+def open_later(url: str | os.PathLike[str], domain: Any) -> Store:
+    """The store of an engine that a worker has because it imported the module that makes it. It is made at its first use:
+    few are used there, and what it needs is slow to load, or does not load (in a sub-interpreter).
+    """
+    return cast("Store", _Later(url, domain))
+
+
+class _Later:
+    """A store that is made when something of it is asked for."""
+
+    def __init__(self, url: str | os.PathLike[str], domain: Any) -> None:
+        self._url = url
+        self._domain = domain
+        self._lock = threading.Lock()
+        self._made: Store | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+        return getattr(self._made, name)
+
+    def _make(self) -> Store:
+        try:
+            return open_store(self._url, self._domain)
+        except ImportError as error:
+            raise NotTransferable(
+                f"an engine on the store {os.fspath(self._url)!r} cannot be used in this worker ({error}). Say"
+                " environment='worker' or environment='thread' for the process.",
+                process="",
+                what="the store of an engine",
+            ) from error
+
+    def close(self) -> None:
+        """Close it if it was made."""
+        if self._made is not None:
+            self._made.close()

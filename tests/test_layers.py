@@ -62,6 +62,7 @@ FAR = {"theus.environments"} | {
         "faults",
         "parcel",
         "changes",
+        "classes",
         "variables",
         "far_logs",
         "logs",

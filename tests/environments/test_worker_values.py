@@ -12,10 +12,11 @@ import textwrap
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import engine_bodies
 import import_bodies
+import msgspec
 import pytest
 import setting_bodies as settings
 import value_bodies as bodies
@@ -169,6 +170,55 @@ def test_classes_that_go_by_value_keep_their_slots(run):
         assert (await back(Private())).seen() == 1
         assert await back(Row(1, [2])) == Row(1, [2])
         assert await call(environment, bodies.and_again, Pair(1)) == (Pair(1), Pair(1))
+
+    run(main)
+
+
+def test_models_of_msgspec_go_by_value(run):
+    class Base(msgspec.Struct, kw_only=True, tag=True):
+        number: int = 1
+
+    class Item(Base, rename="camel", dict=True, forbid_unknown_fields=True):
+        item_name: str
+        below: list["Item"] = []  # noqa: RUF012 - msgspec copies it
+        more: dict[str, int] = msgspec.field(default_factory=dict, name="rest")
+        kind: ClassVar[str] = "item"
+
+        def __post_init__(self):
+            if not self.item_name:
+                raise ValueError("no name")
+            self.seen = True
+
+        def shout(self):
+            return self.item_name.upper()
+
+    class Special(Item, kw_only=True, order=True):
+        number: int
+        below: list["Item"] = msgspec.field(default_factory=lambda: [Item("made")])
+
+    class Frozen(msgspec.Struct, frozen=True, array_like=True):
+        x: int
+        y: int = 2
+
+    def look(value):
+        kind = type(value)
+        options = {
+            name: getattr(kind.__struct_config__, name) for name in dir(kind.__struct_config__) if name[0] != "_"
+        }
+        return value, msgspec.json.encode(value), options, kind.__struct_fields__, kind.__match_args__
+
+    def make(name):
+        item = Item(name)
+        return item, item.shout(), item.kind, item.seen, Special(item_name=name, number=3).below[0].seen
+
+    async def main(environment):
+        for value in (Item("tea", [Item("milk")]), Special(item_name="tea", number=2), Frozen(1)):
+            found = await call(environment, look, value)
+            assert type(found[0]) is type(value)
+            assert found == look(value)
+        assert await call(environment, make, "tea") == (Item("tea"), "TEA", "item", True, True)
+        with pytest.raises(ValueError, match="no name"):
+            await call(environment, make, "")
 
     run(main)
 

@@ -30,11 +30,12 @@ import pickle
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
-from types import CodeType, FunctionType, MemberDescriptorType, MethodType
+from types import CodeType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from theus.environments.blocks import MOST as MOST_BLOCKS, SHARE, Lot, Mapped, address_of
 from theus.environments.changes import MISSING, global_names, is_setting
+from theus.environments.classes import with_fields, with_slots
 from theus.processes import Process
 from theus.state.values import memory_of
 
@@ -177,10 +178,10 @@ class Packer(pickle.Pickler):
             reduced = self._cloud.reducer_override(value)
             if isinstance(value, FunctionType):
                 self._choose_globals(value, reduced)
-            elif (
-                "__slots__" in vars(value) and not issubclass(value, tuple) and not hasattr(value, "__struct_fields__")
-            ):
-                _with_slots(reduced)  # tuples have none of their own, models of msgspec make theirs
+            elif hasattr(value, "__struct_fields__"):
+                reduced = with_fields(value, _annotations(value), reduced)
+            elif "__slots__" in vars(value) and not issubclass(value, tuple):  # which has none of its own
+                with_slots(reduced)
         if value is not self.root:
             return reduced
         if isinstance(value, type):
@@ -221,17 +222,6 @@ class Packer(pickle.Pickler):
         except LookupError:
             default = ()
         return variable, (*found, value.name, default)
-
-
-def _with_slots(reduced: Any) -> None:
-    """Have a class made with its slots. cloudpickle sets ``__slots__`` when the class is there, where it has no effect.
-
-    Its objects had a dict, then, and could not come back.
-    """
-    (_, arguments, (content, _), *_) = reduced
-    arguments[3]["__slots__"] = content.pop("__slots__")
-    for name in [name for name, part in content.items() if isinstance(part, MemberDescriptorType)]:
-        del content[name]  # private ones, which cloudpickle does not find; they come with the slots
 
 
 class Opener(pickle.Unpickler):

@@ -3,6 +3,7 @@
 import asyncio
 import zlib
 from dataclasses import dataclass, field
+from typing import Any
 
 from theus import Tally, process
 
@@ -12,6 +13,7 @@ class Shelf:
     counts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     seen: Tally = 0
+    halves: dict[str, Any] = field(default_factory=dict)  #: arrays
 
 
 class Refused(Exception):
@@ -23,6 +25,13 @@ def weigh(ctx, word):
     ctx.domain.seen += 1
     ctx.emit("weighed", word)
     return {"word": word, "sum": zlib.crc32(word.encode())}
+
+
+def weigh_with_numpy(ctx, word):
+    import numpy as np
+
+    ctx.domain.halves[word] = np.arange(len(word)) / 2
+    return {**weigh(ctx, word), "whole": ctx.domain.halves[word] * 2}
 
 
 async def weigh_and_wait(ctx, word):

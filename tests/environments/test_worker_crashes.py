@@ -103,6 +103,27 @@ def test_a_crash_costs_one_call(name, pool):
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    ("death", "code"),
+    [("os.kill(os.getpid(), signal.SIGSEGV)", -11), ("os._exit(4)", 4), ("os.close(1); os.kill(os.getpid(), 9)", -9)],
+)
+def test_one_that_dies_while_it_starts_costs_one_call(death, code, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(f"import os, signal; {death}")
+    lost = []
+
+    async def main():
+        async with workers(1, on_lost=lambda call, _, code: lost.append((call.process.name, code))) as environment:
+            with monkeypatch.context() as patch:
+                patch.setenv("PYTHONPATH", str(tmp_path))
+                with pytest.raises(EnvironmentBroken, match="ended before it was ready") as failure:
+                    await call(environment, bodies.give, 1)
+            assert failure.value.exit_code == code
+            assert lost == [("give", code)]
+            assert await asyncio.gather(*(call(environment, bodies.give, n) for n in range(4))) == [0, 1, 2, 3]
+
+    asyncio.run(main())
+
+
 def test_no_process_thread_or_descriptor_remains_after_each_kind_of_end():
     for function, args in ((bodies.leave, (7,)), (bodies.close_all, ()), (bodies.give, (threading.Lock(),))):
         with nothing_left():

@@ -138,6 +138,15 @@ def test_a_run_that_failed_is_shown_and_its_calls_are_run_again(theus, tmp_path)
     assert "other" in theus("runs", "shop.db").stdout
 
 
+def test_a_run_whose_workflow_was_changed_is_refused_with_what_differs(theus, tmp_path):
+    begin(tmp_path, WAITS)
+    (tmp_path / "shop.py").write_text(SHOP.replace("flow(load, each(sell, limit=1), check", "flow(load, check"))
+    refused = theus("resume", "nightly-24", "shop:job", "-q")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "\n-1.each(sell): each\n" in refused.stderr
+    assert refused.stderr.endswith("begin another run. Steps it did not come to yet may change.\n")
+
+
 @pytest.fixture(params=["sqlite", "redis", "postgresql"])
 def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server = {"redis": RedisServer, "postgresql": PostgresServer}.get(request.param)

@@ -21,7 +21,7 @@ import joblib
 import loky
 
 from benchmarks import steps
-from benchmarks.bodies import Shop, count, nothing, spin
+from benchmarks.bodies import Shop, again, count, nothing, spin
 from benchmarks.echo import Bare
 from benchmarks.measure import table
 from theus import Engine, each
@@ -85,6 +85,18 @@ class Standard(Pool):
 
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(None, self.executor.shutdown)
+
+
+class Shares(Standard):
+    """Each process has its share at once, as one task: what there is to gain on this machine."""
+
+    def __init__(self, executor: Executor, capacity: int) -> None:
+        super().__init__(executor)
+        self.capacity = capacity
+
+    async def many(self, number: int, function: Any, *args: Any) -> None:
+        share = number // self.capacity
+        await asyncio.gather(*(self.ask(again, share, function, *args) for _ in range(self.capacity)))
 
 
 class Joblib(Pool):
@@ -317,16 +329,20 @@ async def measure() -> None:
         BASELINE,
     )
     per_loop = loop_seconds()
-    for micros, number in ((10, 1600), (50, 1600), (200, 800), (1000, 160)):
+    shares = Shares(ProcessPoolExecutor(capacity, mp_context=multiprocessing.get_context("forkserver")), capacity)
+    await throughput(shares, 800)
+    for micros, number in ((10, 1600), (50, 4800), (200, 1600), (1000, 480)):  # the start of a run is a part of it
         loops = round(micros * 1e-6 / per_loop)
         figures = await compare(
-            lambda pool, loops=loops, number=number: speed_up(pool, loops, number), theus_each=eached
+            lambda pool, loops=loops, number=number: speed_up(pool, loops, number),
+            theus_each=eached,
+            all_there_is=shares,
         )
         table(f"speed-up over one thread, tasks of {micros:,} us, 16 in flight", figures, BASELINE, unit="x ")
     ours = pools["theus worker"]
     assert isinstance(ours, Ours)
     table("a call that changes one field of the domain", await domain_prices(ours.environment), "no domain")
-    for pool in (*pools.values(), wire, eached):
+    for pool in (*pools.values(), wire, eached, shares):
         await pool.close()
     seen: dict[str, list[float]] = {name: [] for name in pools}
     for _ in range(ROUNDS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,11 @@ def spin(loops: int) -> int:
     for n in range(loops):
         total += n * n
     return total
+
+
+def again(times: int, function: Callable[..., object], *args: Any) -> None:
+    for _ in range(times):
+        function(*args)
 
 
 def count(ctx: Any) -> None:

@@ -155,9 +155,16 @@ class Attempts:
             if self._turn == turn:  # of those that rested together the first begins anew; the others rest again soon
                 self._turn = time.perf_counter()
 
-    async def pace(self, seconds: float, position: Position) -> None:
-        if self.journal is None or not self.journal.knows(position):
-            await self._sleep(seconds)
+    async def pace(self, interval: float, last: float | None, position: Position) -> float | None:
+        if self.journal is not None and self.journal.knows(position):
+            return last
+        now = self.engine.clock.now()
+        # From when it was due, not from when it woke: or each item would be later than the one before by what a wait
+        # takes longer than it should.
+        due = now if last is None else max(now, last + interval)
+        if due > now:
+            await self._sleep(due - now)
+        return due
 
     async def _sleep(self, seconds: float) -> None:
         if self.run.blocking:

@@ -117,8 +117,8 @@ class Hands(Protocol):
         would not be heard of.
         """
 
-    async def pace(self, seconds: float, position: Position) -> None:
-        """Wait before the start of an item."""
+    async def pace(self, interval: float, last: float | None, position: Position) -> float | None:
+        """Wait until an item is due to start: so many seconds after the ``last`` one was. Gives when it was due."""
 
     def in_stable_order(self, items: set[Any] | frozenset[Any]) -> Iterable[Any]:
         """The items of a set, in an order that is the same when the run goes on elsewhere."""
@@ -244,6 +244,7 @@ class _FanOut:
         self.hands = hands
         self.results: dict[int, Any] = {}  #: by place, but for None: a source without end may yield for ever
         self.taken = 0
+        self.due: float | None = None  #: when the last item was due to start
         self.pulling = asyncio.Lock() if isinstance(items, AsyncIterator) or node.interval else None
 
     async def work(self) -> None:
@@ -324,8 +325,8 @@ class _FanOut:
             index = self.taken
             self.taken += 1
             await self.hands.rest()
-            if self.interval and index:
-                await self.hands.pace(self.interval, Position(self.position, index))
+            if self.interval:
+                self.due = await self.hands.pace(self.interval, self.due, Position(self.position, index))
             return index, item
 
     def listed(self) -> list[Any]:

@@ -133,6 +133,37 @@ def test_a_rate_is_kept_between_the_starts_of_items(items):
     assert [(n, round(at, 9)) for n, at in starts] == [(0, 0.0), (1, 0.1), (2, 0.2), (3, 0.3)]
 
 
+class LateClock(FakeClock):
+    """Each wait takes longer than it should, as waits do."""
+
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(seconds + 0.02)
+
+
+def test_what_a_wait_takes_too_long_does_not_slow_down_the_next_ones():
+    clock = LateClock(autojump=True)
+    starts = []
+
+    @process
+    async def note(n):
+        starts.append(round(clock.now(), 9))
+
+    with Engine(clock=clock) as engine:
+        engine.run(each(note, rate="10/s"), range(5))
+        assert starts == [0.0, 0.12, 0.22, 0.32, 0.42]
+
+        async def rare():
+            yield 1
+            await clock.sleep(0.98)
+            yield 2
+            yield 3
+
+        starts.clear()
+        began = round(clock.now(), 9)
+        engine.run(flow(rare, each(note, rate="10/s")))
+    assert [round(at - began, 9) for at in starts] == [0.0, 1.0, 1.12]  # what was not used is not made up for
+
+
 class Item:
     """Can be referred to weakly."""
 

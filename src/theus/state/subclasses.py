@@ -8,6 +8,7 @@ is a write of the whole. So it is always right, and never cheap: what is changed
 
 from __future__ import annotations
 
+import operator
 from collections import deque
 from types import FunctionType
 from typing import Any
@@ -77,6 +78,8 @@ def _on_copy(name: str) -> Any:
         before = self._theus_plain()
         value = plain(before)
         result = getattr(value, name)(*map(plain, arguments), **options)
+        if result is NotImplemented and hasattr(operator, name):  # then it is for the other operand to say
+            result = getattr(operator, name)(value, *map(plain, arguments))
         if result is value:
             result = self
         if not _same(value, before):

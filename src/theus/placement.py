@@ -331,8 +331,11 @@ def _on_another_loop(value: Any) -> str:
     return "belongs to its event loop" if bound_to_loop(value) else "others may use on their loop at the same time"
 
 
-def _hindrances(fn: Any, seen: set[Any], there: Callable[[Any], str]) -> Iterator[str]:
-    """What a function uses that is not constant. ``there``: what would become of it."""
+def _hindrances(fn: Any, seen: set[Any], there: Callable[[Any], str], outer: Sequence[str] = ()) -> Iterator[str]:
+    """What a function uses that is not constant.
+
+    ``there``: what would become of it. ``outer``: its variables that hold something from outside.
+    """
     while isinstance(fn, functools.partial):
         for value in (*fn.args, *fn.keywords.values()):
             if is_mutable(value):
@@ -344,10 +347,14 @@ def _hindrances(fn: Any, seen: set[Any], there: Callable[[Any], str]) -> Iterato
         yield f"it is a {type(fn).__name__}, not a function"
     elif fn not in seen:
         seen.add(fn)
-        for what in _written(fn.__code__, fn.__code__.co_freevars):
+        code = fn.__code__
+        for what in _written(code, (*code.co_freevars, *outer)):
             yield f"it assigns {what}, which {there(None)}"
         for what, value in _surroundings(fn):
-            if is_mutable(value):
+            if isinstance(value, classmethod):
+                method: Any = value.__func__
+                yield from _hindrances(method, seen, there, getattr(method, "__code__", code).co_varnames[:1])
+            elif is_mutable(value):
                 # What a memo holds may be changed by others, or be as big as a model: a dict of the module by another name.
                 is_memo = isinstance(value, functools._lru_cache_wrapper)
                 kind = "memo (functools.cache)" if is_memo else type(value).__name__
@@ -392,17 +399,17 @@ def _is_own(value: Any) -> bool:
 
 
 def _part(owner: Any, name: str) -> Any:
-    """What a module, function or class holds under a name; of a method its function, of a property and the like None."""
+    """What a module, function or class holds under a name; of a static method its function, of a property and the like None."""
     holders = owner.__mro__ if isinstance(owner, type) else [owner]
     part = next((vars(holder)[name] for holder in holders if name in vars(holder)), None)
-    if isinstance(part, (staticmethod, classmethod)):
+    if isinstance(part, staticmethod):
         part = part.__func__
     is_made_anew = isinstance(owner, type) and hasattr(type(part), "__get__")
-    return None if is_made_anew and not isinstance(part, types.FunctionType) else part
+    return None if is_made_anew and not isinstance(part, (types.FunctionType, classmethod)) else part
 
 
 def _written(code: types.CodeType, outer: Sequence[str]) -> Iterator[str]:
-    """What a function assigns outside of it. ``outer``: the variables of the function around it that it knows."""
+    """What a function assigns outside of it. ``outer``: the variables of the function around it that it knows, and others."""
     owner = copied = ""  # on top of the stack: something from outside; and once more below it, for ``owner.name += 1``
     for instruction in dis.get_instructions(code):
         name, operation = instruction.argval, instruction.opname
@@ -415,8 +422,9 @@ def _written(code: types.CodeType, outer: Sequence[str]) -> Iterator[str]:
         elif (owner and operation in ("STORE_ATTR", "DELETE_ATTR")) or (copied and operation == "LOAD_ATTR"):
             yield f"{owner or copied}.{name}"
         copied = owner if operation == "COPY" else ""
-        if operation == "LOAD_GLOBAL" or (operation == "LOAD_DEREF" and name in outer):
-            owner = name
+        top = name[-1] if isinstance(name, tuple) else name  # since Python 3.13 one operation may load two
+        if operation == "LOAD_GLOBAL" or (operation.startswith(("LOAD_DEREF", "LOAD_FAST")) and top in outer):
+            owner = top
         else:
             owner = f"{owner}.{name}" if owner and operation == "LOAD_ATTR" else ""
     for constant in code.co_consts:

@@ -13,6 +13,20 @@ class Ledger:
     def size(self):
         return len(self.rows)
 
+    @classmethod
+    def more(cls, value):
+        cls.total += value
+
+    @classmethod
+    def open(cls, value):
+        cls.current = value
+
+    @classmethod
+    def of(cls, value):
+        ledger = cls()
+        ledger.value = value + cls.limit
+        return ledger
+
     @staticmethod
     def note(value):
         Ledger.rows.append(value)

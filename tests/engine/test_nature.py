@@ -391,10 +391,19 @@ def notes(value):
     Ledger.note(value)
 
 
+def counts_by_a_method(value):
+    Ledger.more(value)
+
+
+def keeps_by_a_method(value):
+    Ledger.open(value)
+
+
 def uses_what_is_constant(value):
     box = types.SimpleNamespace()
     box.value = other_module.double(min(value, Ledger.limit)) + len(Ledger.__name__)
     box.size = Ledger.size
+    box.ledger = Ledger.of(value)
     return box
 
 
@@ -417,6 +426,8 @@ def uses_what_is_constant(value):
         (counted(spin), "assigns wrapper.calls"),
         (appends_to_a_class, "the Ledger.rows it uses is a list"),
         (notes, "the Ledger.rows it uses is a list"),
+        (counts_by_a_method, "assigns cls.total"),
+        (keeps_by_a_method, "assigns cls.current"),
     ],
 )
 def test_who_would_work_on_a_copy_stays_and_says_why(fn, what):

@@ -288,6 +288,14 @@ def test_who_was_refused_says_which_value_and_what_it_would_gain():
         assert "on another core it would take 20 ms a call off this one; here its calls go one after the other" in text
 
 
+def test_what_a_call_takes_to_send_is_told():
+    profile = profile_of([(0.02, 0.02, 0.02)], spin)
+    profile.moved, profile.moving = 30_000, 0.0009
+    row = profile.explain(placed(spin, profile.known()))
+    assert (row.environment, row.moved, row.moving) == ("worker", 30_000, 0.0009)
+    assert "a call and its result are 30,000 bytes; sending them takes 0.9 ms" in str(Explanation((row,)))
+
+
 @pytest.mark.parametrize("options", [{}, {"reads": ["done"], "writes": ["done"]}], ids=["measured", "declared"])
 def test_what_it_changes_is_told(options):
     @process(**options)

@@ -350,6 +350,20 @@ def test_if_a_step_fails_nothing_after_it_is_committed_and_what_runs_early_is_st
     asyncio.run(main())
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_was_stopped_before_it_began_leaves_nothing_behind():
+    @process
+    async def fails(ctx):
+        raise ValueError
+
+    @process(idempotent=True, timeout=5)
+    async def late(ctx): ...
+
+    with Engine(Desk()) as engine, pytest.raises(ValueError):
+        engine.run(flow(fails, late))
+    gc.collect()
+
+
 class closing:  # noqa: N801 - used as a function
     def __init__(self, closed: list[str]) -> None:
         self.closed = closed
@@ -443,6 +457,20 @@ def test_a_flow_that_is_built_anew_is_the_one_before():
         await engine.aclose()
 
     asyncio.run(main())
+
+
+def test_who_waits_for_whom_is_found_once_for_each_flow():
+    @process(idempotent=True, reads=["own.{key}"], writes=["own.{key}"])
+    async def touch(ctx, *, key):
+        ctx.domain.own[key] = ctx.domain.own.get(key, 0) + 1
+
+    with Engine(Desk()) as engine:
+        work = flow(touch.bind(key="x"), touch.bind(key="y"), touch.bind(key="x"))
+        engine.run(work)
+        order = engine.overlap(work).order
+        engine.run(work)
+        assert engine.overlap(work).order is order
+        assert engine.state.own == {"x": 4, "y": 2}
 
 
 def test_a_step_that_only_reads_is_checked_as_well():

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from theus import Engine, branch, flow, parallel, plain, process, repeat
-from theus.errors import ContractError
+from theus.errors import CallTimeout, ContractError
 from theus.events import StateCommitted
 from theus.testing import FakeClock
 from theus.testing.oracle import KEYS, World, act, random_script
@@ -84,7 +84,7 @@ class Plan:
     contract: str  #: none, exact, wide, short (forgets something that it needs)
     takes_pipe: bool
     looks_at_pipe: bool
-    fails: str  #: never, always, if (what it read is odd), first (attempt)
+    fails: str  #: never, always, if (what it read is odd), first (attempt), hangs (until its timeout)
     emits: bool
     sends: bool
     swallows: bool
@@ -100,7 +100,7 @@ def drawn(rng: random.Random, index: int) -> Plan:
         contract=rng.choice(("none", "exact", "exact", "wide", "short")),
         takes_pipe=rng.random() < 0.1,
         looks_at_pipe=rng.random() < 0.1,
-        fails=rng.choice(("never",) * 30 + ("always", "if", "first")),
+        fails=rng.choice(("never",) * 30 + ("always", "if", "first", "hangs")),
         emits=rng.random() < 0.3,
         sends=rng.random() < 0.15,
         swallows=rng.random() < 0.1,
@@ -131,6 +131,8 @@ def made(plan: Plan, pause: Callable[[], Awaitable[None]]) -> Any:
 
     async def body(ctx, given):
         so_far = 1
+        if plan.fails == "hangs":
+            await asyncio.Event().wait()
         for action in plan.script:
             so_far = act(ctx.domain, action, so_far)
             await pause()
@@ -161,6 +163,8 @@ def made(plan: Plan, pause: Callable[[], Awaitable[None]]) -> Any:
     function = takes if plan.takes_pipe else takes_none
     function.__name__ = plan.name
     options: dict[str, Any] = {"idempotent": plan.idempotent, "retries": int(plan.fails == "first")}
+    if plan.fails == "hangs":
+        options["timeout"] = 5  # of a clock that jumps
     if plan.contract != "none":
         reads: list[str] = []
         writes: list[str] = []
@@ -301,9 +305,10 @@ def test_many_more_of_them():
         check(seeds.randrange(10**12), seeds.randrange(1, 14), seeds.random() < 0.5)
 
 
-def test_contract_errors_are_among_them():
+@pytest.mark.parametrize("error", [ContractError, CallTimeout])
+def test_such_errors_are_among_them(error):
     assert any(
-        end.result[0] == ContractError.__name__
+        end.result[0] == error.__name__
         for seed in range(60)
         for end in run([drawn(random.Random(seed), index) for index in range(6)], None)
         if isinstance(end.result, tuple)

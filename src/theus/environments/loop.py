@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from theus.environments.runner import execute_async
@@ -29,15 +29,16 @@ class LoopEnvironment:
         """Nothing to do."""
 
     def run(self, call: Call) -> Coroutine[Any, Any, Outcome]:
-        work = execute_async(call)
-        return work if call.process.timeout is None else within(self._clock, call, work, "was stopped")
+        if call.process.timeout is None:
+            return execute_async(call)
+        return within(self._clock, call, execute_async, "was stopped")
 
     async def stop(self, grace: float) -> None:
         """Nothing to do: the runs that wait here are cancelled by their engine."""
 
 
-async def within(clock: Clock, call: Call, work: Awaitable[T], end: str) -> T:
-    """Await ``work`` for at most the process's timeout of the clock's time; ``end`` says what then becomes of it.
+async def within(clock: Clock, call: Call, work: Callable[[Call], Awaitable[T]], end: str) -> T:
+    """Await ``work(call)`` for at most the process's timeout of the clock's time; ``end`` says what then becomes of it.
 
     ``asyncio.timeout`` brings the rules of cancelling (an outside cancel is never mistaken for ours); the
     engine's clock, not the loop's, says when it is over.
@@ -54,7 +55,7 @@ async def within(clock: Clock, call: Call, work: Awaitable[T], end: str) -> T:
                     limit.reschedule(0)
 
             timer.add_done_callback(expire)
-            return await work
+            return await work(call)
     except TimeoutError:
         if not limit.expired():
             raise

@@ -35,8 +35,8 @@ class OwnLoopEnvironment:
         """Nothing to do: the loop starts with its first call."""
 
     def run(self, call: Call) -> Coroutine[Any, Any, Outcome]:
-        work = self._there(call) if self._may_go(call) else execute_async(call)
-        return work if call.process.timeout is None else within(self._clock, call, work, "was stopped")
+        work = self._there if self._may_go(call) else execute_async
+        return work(call) if call.process.timeout is None else within(self._clock, call, work, "was stopped")
 
     async def _there(self, call: Call) -> Outcome:
         answer, cancel = self._spawn(execute_async(call))

@@ -8,6 +8,7 @@ when all are taken, or both wait for ever; and context variables do not cross in
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 import threading
@@ -57,8 +58,9 @@ class ThreadEnvironment:
         """Nothing to do: threads start when they are needed."""
 
     async def run(self, call: Call) -> Outcome:
-        work = self.call(measured, call)
-        return await (work if call.process.timeout is None else within(self._clock, call, work, LET_GO))
+        if call.process.timeout is None:
+            return await self.call(measured, call)
+        return await within(self._clock, call, functools.partial(self.call, measured), LET_GO)
 
     def call(self, function: Callable[..., T], *args: Any) -> Coroutine[Any, Any, T]:
         """Run any function in a thread, with the caller's context variables. Cancelling lets go of it; it runs on."""

@@ -65,10 +65,11 @@ class Ours(Pool):
 
     def __init__(self, environment: WorkerEnvironment) -> None:
         self.environment = environment
-        self.processes = {function: Process(function) for function in (nothing, spin, count)}
+        self.processes: dict[Any, Any] = {}
 
     async def ask(self, function: Any, *args: Any) -> Any:
-        return (await self.environment.run(call(self.processes[function], *args))).value
+        known = self.processes.get(function) or self.processes.setdefault(function, Process(function))
+        return (await self.environment.run(call(known, *args))).value
 
     async def close(self) -> None:
         await self.environment.stop(1.0)
@@ -121,10 +122,11 @@ class Whole(Pool):
 
     def __init__(self, capacity: int) -> None:
         self.engine = Engine(workers=capacity)
-        self.processes = {nothing: steps.nothing, spin: steps.spin}
+        self.processes: dict[Any, Any] = {nothing: steps.nothing, spin: steps.spin}
 
     async def ask(self, function: Any, *args: Any) -> Any:
-        return await self.engine.arun(self.processes[function], *args)
+        known = self.processes.get(function) or self.processes.setdefault(function, Process(function, nature="cpu"))
+        return await self.engine.arun(known, *args)
 
     async def close(self) -> None:
         await self.engine.aclose()

@@ -1,0 +1,72 @@
+"""Four trainings on all cores, beside other pools: how much quicker than one after the other in this thread.
+
+The least of some rounds, in turns: differences between pools are less than what a shared machine adds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.bench_worker import BASELINE, Joblib, Pool, makers
+from benchmarks.measure import table
+from benchmarks.trainings import plain, with_numpy, with_sklearn
+from theus.environments.worker import usable_cpus
+
+ROUNDS = 6
+TRAININGS = 4
+
+
+async def train(pool: Pool, training: Callable[[int], float]) -> float:
+    """Seconds for all of them."""
+    started = time.perf_counter()
+    if isinstance(pool, Joblib):
+        await pool.many(TRAININGS, training, 1)
+    else:
+        await asyncio.gather(*(pool.ask(training, 1) for _ in range(TRAININGS)))
+    return time.perf_counter() - started
+
+
+def train_here(training: Callable[[int], float]) -> float:
+    """The same, one after the other."""
+    started = time.perf_counter()
+    for _ in range(TRAININGS):
+        training(1)
+    return time.perf_counter() - started
+
+
+async def measure() -> None:
+    capacity = usable_cpus()
+    pools: dict[str, Any] = {  # numpy does not load in sub-interpreters
+        name: make() for name, make in makers(capacity).items() if "nterpreter" not in name and "spawn" not in name
+    }
+    for training in (plain, with_numpy, with_sklearn):
+        alone: list[float] = [train_here(training)]
+        seen: dict[str, list[float]] = {name: [] for name in pools}
+        for pool in pools.values():
+            await train(pool, training)  # it loads what it needs
+        for _ in range(ROUNDS):
+            alone.append(train_here(training))
+            for name, pool in pools.items():
+                seen[name].append(await train(pool, training))
+        here = min(alone)  # whoever is disturbed on a shared machine takes longer, and never less
+        figures = {name: here / min(values) for name, values in seen.items()}
+        name = training.__name__.removeprefix("with_")
+        table(
+            f"speed-up of {TRAININGS} trainings ({name}, {here / TRAININGS * 1e3:,.0f} ms each, {capacity} workers)",
+            figures,
+            BASELINE,
+            unit="x ",
+        )
+    for pool in pools.values():
+        await pool.close()
+
+
+def main() -> None:
+    asyncio.run(measure())
+
+
+if __name__ == "__main__":
+    main()

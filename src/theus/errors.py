@@ -16,7 +16,7 @@
     ├── LimitExceeded       repeat went over its limit                    .limit
     ├── InvariantViolated   nothing was committed                         .invariant
     ├── RunFenced           another owner has this run                    .run_id
-    ├── WorkflowChanged     recorded run, different code                  .diff
+    ├── WorkflowChanged     recorded run, different code                  .diff, .recorded
     └── StoreError
         └── StoreUnavailable
 
@@ -163,10 +163,14 @@ class RunFenced(TheusError):
 
 
 class WorkflowChanged(TheusError):
-    """A recorded run was started again with different workflow code. ``diff``: what changed."""
+    """A recorded run was started again with different workflow code.
 
-    fields = ("diff",)
+    ``diff``: what changed. ``recorded``: a name for what was recorded, for ``compatible_with``; "" where that is no help.
+    """
+
+    fields = ("diff", "recorded")
     diff: str
+    recorded: str
 
 
 class StoreError(TheusError):

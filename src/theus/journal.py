@@ -37,8 +37,8 @@ from theus.processes import Process, Step
 from theus.protocols import Call, Commit, Committed, Conflict, Outcome, Record, Refused, Store, Version
 from theus.records import fields_of, pack, unpack
 from theus.schedule import NOTHING, Position, walk
-from theus.workflow import as_step, first_step
-from theus.workflow.outline import changes, difference, outline
+from theus.workflow import Workflow, as_step, first_step
+from theus.workflow.outline import changes, difference, digest, outline
 from theus.workflow.results import Failed, collects, result_hint
 
 if TYPE_CHECKING:
@@ -170,8 +170,7 @@ class Journal:
         old = Entry.read(known)
         self._check_arguments(old, entry)
         if old.status == "done":
-            if old.outline != entry.outline:
-                raise self._changed(difference(old.outline, entry.outline))
+            self._check_code(old, difference(old.outline, entry.outline))
             result = _of(self.run.id, await self._look("result", self.run.id))
             if result is None:
                 return b"", Refused(known)  # the run was forgotten just now
@@ -184,8 +183,7 @@ class Journal:
         taken = b"%d" % (int(owner.value) + 1)
         self._entry = replace(entry, names=old.names, started=old.started, arguments=old.arguments)
         await self._load()
-        if diff := changes(old.outline, entry.outline, self._keys()):
-            raise self._changed(diff)
+        self._check_code(old, changes(old.outline, entry.outline, self._keys()))
         answer = await self._commit([self._entry.record(), Record("owner", self.run.id, taken)], [known, owner])
         if isinstance(answer, Committed):
             await self._load()  # what the owner before committed meanwhile; from now on it is refused
@@ -263,11 +261,20 @@ class Journal:
                 "Give what it was begun with, or another run_id."
             )
 
-    def _changed(self, diff: str) -> WorkflowChanged:
-        return WorkflowChanged(
+    def _check_code(self, old: Entry, diff: str) -> None:
+        """Refuse another workflow than the recorded one, unless it says that it is compatible."""
+        step, recorded, meant = self.run.step, digest(old.outline), ""
+        if isinstance(step, Workflow):
+            if recorded in step.compatible:
+                return
+            meant = f" If it may go on all the same, say so: workflow.compatible_with({recorded!r})."
+        if not diff:
+            return
+        raise WorkflowChanged(
             f"run {self.run.id!r} was recorded with a workflow that differs where it has been already:\n{diff}\n"
-            "Run it with the code it was begun with, or begin another run. Steps it did not come to yet may change.",
+            f"Run it with the code it was begun with, or begin another run. Steps it did not come to yet may change.{meant}",
             diff=diff,
+            recorded=recorded,
         )
 
     # --- the store
@@ -342,7 +349,12 @@ class Journal:
             yield item
             count += 1
         if total is not None and total != count:
-            raise self._changed(f"the source {position} gave {total} items before, and now {count}")
+            diff = f"the source {position} gave {total} items before, and now {count}"
+            raise WorkflowChanged(
+                f"run {self.run.id!r} cannot go on: {diff}. If it cannot give the same again, return a list instead.",
+                diff=diff,
+                recorded="",
+            )
         self._note(f"{position}/end", {"total": count})
 
     def in_stable_order(self, items: set[Any] | frozenset[Any]) -> Iterable[Any]:

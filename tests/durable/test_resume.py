@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -455,6 +456,59 @@ def test_a_changed_workflow_is_refused_with_a_diff_and_stays_as_it_is(store, bef
         assert shown in caught.value.diff
         with pytest.raises(Trouble):
             shop.run(before, 0, run_id="r")
+
+
+def refused(run):
+    """The name of what was recorded, from the refusal."""
+    with pytest.raises(WorkflowChanged) as caught:
+        run()
+    assert f"compatible_with({caught.value.recorded!r})" in str(caught.value)
+    return caught.value.recorded
+
+
+def test_a_changed_workflow_that_says_it_is_compatible_goes_on(store):
+    ran = []
+
+    @process
+    def pack(ctx, value=0, *, paper: str = "brown"):
+        ran.append(f"pack {paper}")
+        return value + 1
+
+    @process
+    def wrap(ctx, value):
+        ran.append("wrap")
+        return value + 10
+
+    @process
+    def label(ctx, value):
+        ran.append("label")
+        if "mend" not in ran:
+            raise Trouble
+        return value + 100
+
+    before = flow(pack.bind(paper="brown"), wrap, label)
+    after = flow(pack.bind(paper="white"), label)  # other paper, no wrap, so label stands at another place
+    with engine(store) as shop:
+        with pytest.raises(Trouble):
+            shop.run(before, 0, run_id="r")
+        recorded = refused(lambda: shop.run(after, 0, run_id="r"))
+        refused(lambda: shop.run(after.compatible_with("0123456789ab"), 0, run_id="r"))
+        assert ran == ["pack brown", "wrap", "label"]
+        meant = copy.copy(after.compatible_with("0123456789ab", recorded))
+        with pytest.raises(Trouble):
+            shop.run(meant, 0, run_id="r")
+        ran.append("mend")
+    with engine(store) as shop:
+        assert shop.run(after, 0, run_id="r") == 101  # recorded as such by now
+        assert ran == ["pack brown", "wrap", "label", "label", "mend", "label"]
+        assert shop.run(before.compatible_with(refused(lambda: shop.run(before, 0, run_id="r"))), 0, run_id="r") == 101
+
+
+@pytest.mark.parametrize("name", ["", "3f2a", "3F2A90BC51DE", 7, None])
+def test_what_cannot_be_a_recorded_version_is_refused(name):
+    workflow = changed_workflows()[0][0]
+    with pytest.raises(DefinitionError, match="compatible_with"):
+        workflow.compatible_with(name)
 
 
 def test_a_finished_run_is_answered_only_with_the_workflow_it_was(store):

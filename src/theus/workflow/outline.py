@@ -23,6 +23,11 @@ def outline(step: Step[Any, Any]) -> list[str]:
     return list(_lines(step, step.name if isinstance(step, Process) else ""))
 
 
+def digest(lines: Sequence[str]) -> str:
+    """A short name for an outline."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
 def changes(old: Sequence[str], new: Sequence[str], keys: Iterable[str]) -> str:
     """How the nodes that ``keys`` (of calls, without the run) belong to differ now; empty if they do not."""
     needed: set[str] = set()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import combinations, combinations_with_replacement
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
 from theus.errors import DefinitionError
 from theus.processes import In, Out, Process, Step, as_process
@@ -21,21 +22,24 @@ from theus.workflow.checks import (
     seconds_between,
 )
 
+W = TypeVar("W", bound="Workflow[Any, Any]")
+
 MAX_DEPTH = 500  #: levels of nesting; a run goes one coroutine deeper with each, and Python ends near 1000
 
 
 class Workflow(Step[In, Out]):
     """A tree of steps, itself a step. Immutable; equal only to itself; ``print`` draws the tree.
 
-    ``name``: what it is called in events and errors. ``steps``: its children, in order.
+    ``name``: what it is called in events and errors. ``steps``: its children, in order. ``compatible``: see ``compatible_with``.
     """
 
-    __slots__ = ("depth", "steps")
+    __slots__ = ("compatible", "depth", "steps")
     kind: ClassVar[str] = "workflow"
     fields: ClassVar[tuple[str, ...]] = ("steps",)  #: what the constructor takes, in order
 
     steps: tuple[Step[Any, Any], ...]
     depth: int  #: levels of workflows, itself included
+    compatible: tuple[str, ...]
 
     def _fill(self, name: str, steps: tuple[Step[Any, Any], ...], **values: Any) -> None:
         """Set all slots, once."""
@@ -46,8 +50,29 @@ class Workflow(Step[In, Out]):
                 "workflow put into another one in a loop? Collect the steps in a list and write flow(*steps); for "
                 "rounds, write repeat(...)."
             )
-        for slot, value in {"name": f"{self.kind}({name})", "steps": steps, "depth": depth, **values}.items():
+        values |= {"name": f"{self.kind}({name})", "steps": steps, "depth": depth, "compatible": ()}
+        for slot, value in values.items():
             object.__setattr__(self, slot, value)
+
+    def compatible_with(self, *recorded: str) -> Self:
+        """The same workflow, that may go on with runs which were recorded with other versions of it.
+
+        A durable run is refused when its workflow differs from what was recorded, where it has been already. This says
+        that for these versions it is meant: a step whose place and name are as before keeps what it gave, though its bound
+        arguments be others; all other steps run, also one that did so under another name or at another place.
+
+        Args:
+            recorded: the names of those versions, as ``WorkflowChanged`` says them.
+        """
+        for name in recorded:
+            if not (isinstance(name, str) and re.fullmatch("[0-9a-f]{12}", name)):
+                raise DefinitionError(
+                    f"{self.name}.compatible_with({name!r}): give what WorkflowChanged says, such as '3f2a90bc51de'."
+                )
+        return _built(type(self), self._given(), (*self.compatible, *recorded))
+
+    def _given(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, field) for field in self.fields)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{self.name}.{name} cannot be set: a workflow is immutable. Build a new one.")
@@ -56,7 +81,7 @@ class Workflow(Step[In, Out]):
         raise AttributeError(f"{self.name}.{name} cannot be deleted: a workflow is immutable. Build a new one.")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), tuple(getattr(self, field) for field in self.fields)
+        return _built, (type(self), self._given(), self.compatible)
 
     def __str__(self) -> str:
         from theus.drawing.text import tree
@@ -95,6 +120,12 @@ class Workflow(Step[In, Out]):
 
     def _repr_svg_(self) -> str:
         return self.svg()
+
+
+def _built(kind: type[W], given: tuple[Any, ...], compatible: tuple[str, ...]) -> W:
+    made = kind(*given)
+    object.__setattr__(made, "compatible", compatible)
+    return made
 
 
 class Flow(Workflow[In, Out]):

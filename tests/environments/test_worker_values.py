@@ -646,6 +646,7 @@ def test_a_script_without_a_guard(tmp_path):
         tmp_path,
         textwrap.dedent(
             """
+            import functools
             from contextvars import ContextVar
             from dataclasses import dataclass, field
             from enum import Enum
@@ -673,6 +674,11 @@ def test_a_script_without_a_guard(tmp_path):
                 def left(self, item):
                     return self.stock[item]
 
+                @functools.cached_property
+                def sum(self):
+                    self.orders.append("summed up")
+                    return sum(self.stock.values())
+
             @process(reads=["stock"], writes=["stock", "orders", "hits"])
             def order(ctx, item):
                 if ctx.domain.left(item) < 1:
@@ -696,6 +702,13 @@ def test_a_script_without_a_guard(tmp_path):
 
             def odd(n):
                 return n != 0 and even(n - 1)
+
+            @functools.lru_cache(maxsize=50)
+            def fibonacci(n):
+                return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
+
+            def fibonacci_and_hits(n):
+                return fibonacci(n), fibonacci.cache_info().hits, fibonacci.cache_info().maxsize
 
             counter = 0
 
@@ -729,6 +742,10 @@ def test_a_script_without_a_guard(tmp_path):
                 assert outcome.value == Shop({"copy": 5})
                 assert await call(environment, fact, 5) == 120
                 assert await call(environment, even, 10) is True
+                assert await call(environment, fibonacci_and_hits, 40) == (102334155, 38, 50)
+                assert await call(environment, fibonacci_and_hits, 40) == (102334155, 39, 50)  # it remembers
+                assert await call(environment, fibonacci, 30) == 832040
+                assert await call(environment, lambda shop: (shop.sum, shop.sum, shop.orders), Shop({"a": 2})) == (2, 2, ["summed up"])
                 assert await call(environment, bump) == 1
                 assert await call(environment, bump) == 2
                 assert await call(environment, read_counter) == 2 and counter == 0

@@ -23,6 +23,7 @@ both fail is the value walked through to name the place that cannot cross (``fau
 from __future__ import annotations
 
 import builtins
+import functools
 import importlib
 import inspect
 import io
@@ -137,6 +138,11 @@ class Packer(pickle.Pickler):
             return self._array(value)
         if isinstance(value, io.TextIOWrapper):  # cloudpickle would send what is in the file
             raise pickle.PicklingError("an open file")
+        if isinstance(value, functools._lru_cache_wrapper):  # pickle would look for it by its name
+            known = hasattr(value, "__qualname__") and by_reference(value) is NotImplemented
+            return NotImplemented if known else (memo, (value.__wrapped__, value.cache_parameters()))
+        if type(value) is functools.cached_property:  # before Python 3.12 it has a lock
+            return computed_once, (value.func, value.attrname)
         if type(value) is memoryview:
             memory = value if value.c_contiguous else value.tobytes()
             return view, (pickle.PickleBuffer(memory), value.format, value.shape)
@@ -312,6 +318,18 @@ def view(memory: Any, form: str, shape: tuple[int, ...]) -> memoryview:
     """A memoryview of what crossed; one that cannot be written to stays so."""
     raw = memoryview(memory).cast("B")
     return raw.cast(form, shape) if raw.nbytes else raw  # type: ignore[call-overload]
+
+
+def memo(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    """A function that functools.cache or lru_cache remembers; there it remembers nothing yet."""
+    return functools.lru_cache(**parameters)(function)
+
+
+def computed_once(function: Callable[[Any], Any], name: str) -> functools.cached_property[Any]:
+    """A functools.cached_property."""
+    made = functools.cached_property(function)
+    made.attrname = name
+    return made
 
 
 def blank(kind: type[Process[Any, Any]]) -> Process[Any, Any]:

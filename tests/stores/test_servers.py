@@ -19,7 +19,7 @@ import pytest
 from test_kills import is_caught, kills
 from test_processes import BLIND, anomalies_of, in_processes, skewed, violations
 
-from private_servers import PostgresServer, RedisServer, Server
+from private_servers import PostgresServer, RedisServer, Server, free_port
 from theus.errors import DefinitionError, StoreError, StoreUnavailable
 from theus.protocols import Commit, Committed, Conflict, Record, Refused
 from theus.state.transaction import Transaction
@@ -526,7 +526,9 @@ def test_an_option_that_makes_no_sense_is_refused(url: str) -> None:
 
 def test_all_keys_of_redis_are_in_one_slot() -> None:
     """A cluster refuses a script, and any command, that touches keys of two."""
-    server = RedisServer("--cluster-enabled", "yes")
+    server = RedisServer(
+        "--cluster-enabled", "yes", "--cluster-port", str(free_port())
+    )  # or it is 10,000 more, if there is such
     try:
         with contextlib.closing(redis.RedisDriver(server.url)) as driver:
             driver._client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)

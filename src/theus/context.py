@@ -408,6 +408,9 @@ class Attempt:
             )
         transaction = self.transaction
         if transaction is None:
+            head = snapshot.head
+            if head is not None and head.version != snapshot.version:
+                snapshot = head.snapshot  # nothing was read yet, so it may as well be the newest state
             contract = process.contract
             grant = _grant_of(call) if contract.is_bound else contract.fixed
             transaction = Transaction(snapshot, process.name, grant, None if call.strict else self._tolerated())

@@ -91,9 +91,10 @@ class Early:
         assert self.call is not None
         snapshot = self.call.snapshot
         if snapshot is not None and snapshot.head is not None and (outcome.reads or outcome.ops):
-            conflict = snapshot.head.conflict(outcome.base, outcome.reads, outcome.ops)
-            if conflict is not None:
-                return conflict
+            newest = snapshot.head.holds(outcome.base, outcome.reads, outcome.ops)
+            if isinstance(newest, Conflict):
+                return newest
+            outcome.base = newest  # what it read is the same there, so its commit need not look again
         self.held = outcome
         return None
 

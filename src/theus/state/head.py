@@ -159,10 +159,10 @@ class Head:
             self.history.add(snapshot, author, operations, at)
             return Committed(version, operations)
 
-    def conflict(self, base: int, reads: Reads, operations: Ops) -> Conflict | None:
-        """What would keep a commit from being made now: where, and by whom it was changed; None: nothing."""
+    def holds(self, base: int, reads: Reads, operations: Ops) -> int | Conflict:
+        """The newest version, if a commit that read on version ``base`` could be made now; else what is in its way."""
         with self._lock:
-            return self._validate(base, reads, operations)
+            return self._validate(base, reads, operations) or self.version
 
     def renew(self, base: int, reads: Reads) -> Snapshot | None:
         """The newest snapshot if nothing of ``reads``, made on version ``base``, has changed since; else None."""

@@ -399,6 +399,9 @@ class Attempts:
                             result = await store.commit(commit, blocking=run.blocking)
                             if journal is not None:
                                 journal.made(commit.records, result)
+                            if completion is not None and type(result) is Committed:
+                                assert completion.outcome is not None, "what is committed was completed"
+                                outcome = completion.outcome
                         except Behind as behind:  # what the messages write is known only now
                             ticket = self._queue(process, behind.paths, ticket)
                             await self._wait_for(ticket, profile)
@@ -415,8 +418,6 @@ class Attempts:
                                 await self._sleep(random.uniform(0, min(LONGEST_STEP_BACK, 0.001 * 2**foreign)))
                             continue
                         outcome = replace(outcome, error=_outrun(call, result))
-                    elif completion is not None and completion.outcome is not None and result is not None:
-                        outcome = completion.outcome
                     if run.listeners and type(result) is Committed and result.ops:
                         self._tell_commit(call, result, time.perf_counter() - started)
                 profile.add(outcome)

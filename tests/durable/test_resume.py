@@ -375,8 +375,14 @@ def test_a_run_in_hand_is_not_begun_twice_in_one_engine(store):
         assert shop.run(outer, run_id="r") == 1
 
 
-def test_the_next_starter_takes_over_and_the_older_owner_is_fenced(store, world):
-    other = engine(store)
+@pytest.mark.parametrize("completed_by", ["nothing", "an invariant", "a message"])
+def test_the_next_starter_takes_over_and_the_older_owner_is_fenced(store, world, completed_by):
+    invariants = [lambda shop: shop.rounds >= 0] if completed_by == "an invariant" else []
+    other = Engine(store=store, invariants=invariants)
+
+    @process(nature="state")
+    def note(ctx):
+        ctx.domain.log.append("noted")
 
     @process
     def first(ctx):
@@ -387,17 +393,28 @@ def test_the_next_starter_takes_over_and_the_older_owner_is_fenced(store, world)
     def second(ctx, value):
         world.step("second")
         ctx.domain.rounds += 1
+        if completed_by == "a message":
+            ctx.send(note)
         if world.ran["second"] == 1:
-            assert other.run(both, run_id="r") == 2
+            assert other.run(steps, run_id="r") == 2
+        ctx.emit("made", value)
         return value + 1
 
-    both = flow(first, second)
-    with engine(store) as shop, pytest.raises(RunFenced) as caught:
-        shop.run(both, run_id="r")
+    @process
+    def third(ctx, value):
+        world.step("third")
+        return value
+
+    heard = []
+    steps = flow(first, second, third)
+    with Engine(store=store, invariants=invariants) as shop, pytest.raises(RunFenced) as caught:
+        shop.on("made", heard.append)
+        shop.run(steps, run_id="r")
     assert caught.value.run_id == "r"
     assert world.ran["second"] == 2
+    assert (world.ran["third"], heard) == (1, [])  # for the older owner it ended there
     assert other.state.rounds == 2
-    assert other.run(both, run_id="r") == 2  # it is done, and stays so
+    assert other.run(steps, run_id="r") == 2  # it is done, and stays so
 
 
 # --- changed code

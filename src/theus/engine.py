@@ -625,9 +625,8 @@ class Engine(Generic[D]):
         are handled on the engine's own loop (a ``def`` in a thread), and again until the handler returns.
         """
         self.topics.on(topic, handler)
-        if (
-            self.keeps_runs and not is_elsewhere.get()
-        ):  # a worker that imports the module takes nothing from the program
+        # A worker that imports the module takes nothing from the program.
+        if self.keeps_runs and not is_elsewhere.get():
             self.outbox.look(topic)
 
     def signal(self, run_id: str, name: str, value: Any = None) -> None:

@@ -263,13 +263,13 @@ class Journal:
 
     def _check_code(self, old: Entry, diff: str) -> None:
         """Refuse another workflow than the recorded one, unless it says that it is compatible."""
+        if not diff:
+            return
         step, recorded, meant = self.run.step, digest(old.outline), ""
         if isinstance(step, Workflow):
             if recorded in step.compatible:
                 return
             meant = f" If it may go on all the same, say so: workflow.compatible_with({recorded!r})."
-        if not diff:
-            return
         raise WorkflowChanged(
             f"run {self.run.id!r} was recorded with a workflow that differs where it has been already:\n{diff}\n"
             f"Run it with the code it was begun with, or begin another run. Steps it did not come to yet may change.{meant}",

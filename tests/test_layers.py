@@ -11,7 +11,7 @@ import pytest
 
 SRC = Path(__file__).parent.parent / "src"
 LAYERS: list[set[str]] = [
-    {"errors", "events", "protocols", "clock", "tracebacks"},
+    {"calls", "errors", "events", "protocols", "clock", "tracebacks"},
     {"state"},
     {"processes", "context", "scope", "resources", "workflow", "drawing"},
     {"stores", "environments"},

@@ -109,6 +109,11 @@ def test_importing_theus_does_not_load_asyncio() -> None:
     assert not {"asyncio", "concurrent", "multiprocessing", "logging"} & loaded_by("import theus")
 
 
+def test_a_new_worker_loads_little() -> None:
+    late = {"asyncio", "logging", "cloudpickle", "theus.protocols", "theus.environments.far_parts", "theus.state.draft"}
+    assert not late & loaded_by("import theus.environments.far")
+
+
 def test_all_public_names_need_only_cloudpickle() -> None:
     names = {
         name.partition(".")[0] for name in loaded_by("import theus; [getattr(theus, name) for name in theus.__all__]")

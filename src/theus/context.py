@@ -15,10 +15,9 @@ from threading import get_ident
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, final
 
+from theus.calls import NotYet
 from theus.errors import ContractError, DefinitionError, ScopeError
-from theus.protocols import NotYet
 from theus.scope import Local
-from theus.state.transaction import Transaction
 from theus.state.values import LEAVES, detach
 
 if TYPE_CHECKING:
@@ -26,9 +25,11 @@ if TYPE_CHECKING:
     import logging
     from datetime import datetime
 
+    from theus.calls import Call, Outcome
     from theus.processes import Process
-    from theus.protocols import Call, Host, Outcome
+    from theus.protocols import Host
     from theus.state.access import Grant
+    from theus.state.transaction import Transaction
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault  # checkers know it without the package
@@ -408,6 +409,9 @@ class Attempt:
             )
         transaction = self.transaction
         if transaction is None:
+            # Here, because a worker that is given no domain need not load it.
+            from theus.state.transaction import Transaction
+
             head = snapshot.head
             if head is not None and head.version != snapshot.version:
                 snapshot = head.snapshot  # nothing was read yet, so it may as well be the newest state

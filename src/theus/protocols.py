@@ -5,8 +5,9 @@ Environments never touch stores: a ``Call`` carries its snapshot in, an ``Outcom
 reads and writes out, and the commit happens in one place (``attempt.py``). So every environment means
 the same, and dropping an outcome is always safe.
 
-The records of the hot path (`Call`, `Outcome`, `Commit`) are slotted but not frozen: a frozen dataclass sets each
-field through ``object.__setattr__``, which made one call 3 us dearer. Nobody changes them after they were made.
+The records of the hot path (`Call` and `Outcome`, from ``calls.py``, and `Commit`) are slotted but not frozen: a frozen
+dataclass sets each field through ``object.__setattr__``, which made one call 3 us dearer. Nobody changes them after they
+were made.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from theus.calls import Call as Call, NotYet as NotYet, Outcome as Outcome  # noqa: PLC0414 - read here, used everywhere
+
 if TYPE_CHECKING:
-    from theus.errors import ContractError
     from theus.processes import Process
     from theus.state.access import Ops, Reads
     from theus.state.history import History
@@ -149,33 +151,6 @@ class Meter(Protocol):
         """Run a ``def`` call and note what it cost."""
 
 
-class NotYet:
-    """Stands for the pipe value of an attempt that is made before its turn: nobody knows it yet.
-
-    The class itself is the mark; so it is the same one in every process.
-    """
-
-
-@dataclass(slots=True)
-class Call:
-    """One attempt to run a process: everything an environment needs."""
-
-    process: Process[Any, Any]
-    args: tuple[Any, ...]  #: positional arguments after ``ctx``
-    kwargs: dict[str, Any]
-    snapshot: Snapshot | None  #: None: the engine has no domain
-    config: Any  #: a read-only view
-    pipe: Any  #: what the previous step returned; ``NotYet`` if it has not
-    attempt: int  #: counts executions of this call from 1
-    key: object  #: ``str(key)`` is run, step, item and round; equal across attempts
-    deadline: float | None  #: when this attempt has to end, in the clock's seconds
-    host: Host
-    strict: bool = True  #: False: what breaks the contract is let through and reported
-    kept: dict[str, Any] | None = None  #: results of ``ctx.once``, from attempt to attempt
-    holds_ticket: bool = False  #: others may be waiting for this call to end
-    meter: Meter | None = None  #: measures this attempt; clocks cost more than a short call, so only some are
-
-
 @dataclass(slots=True)
 class Measured:
     """What was measured of one attempt beside its CPU, now and then. Times in seconds."""
@@ -186,25 +161,6 @@ class Measured:
     changed: str | None = None
     moved: int = 0  #: bytes that were sent and received for it
     moving: float | None = None  #: that this took; None: nothing was moved
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What became of one attempt. Nothing of it has happened until it is committed."""
-
-    value: Any = None
-    error: BaseException | None = None
-    base: Version = 0  #: the version that ``reads`` were made on (the snapshot may have moved forward)
-    reads: Reads = ()
-    ops: Ops = ()
-    messages: Sequence[tuple[Process[Any, Any], dict[str, Any]]] = ()  #: messages to state, in order
-    emits: Sequence[tuple[str, Any, bool]] = ()  #: (topic, value, whether it is durable), delivered after the commit
-    wall: float = 0.0  #: seconds
-    cpu: float | None = None  #: seconds of the thread's CPU; None: not measured this time
-    place: str = ""  #: where exactly it ran: a thread's name, a worker's process id
-    violations: Sequence[ContractError] = ()  #: what broke the contract, if that is let through
-    kept: dict[str, Any] | None = None  #: results of ``ctx.once``
-    measured: Measured | None = None
 
 
 class Environment(Protocol):

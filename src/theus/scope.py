@@ -7,10 +7,12 @@ Closing swaps the object's class, so that the check "is it still open?" costs no
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from theus.errors import ScopeError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
 T = TypeVar("T")
 
@@ -20,12 +22,14 @@ class Local:
 
     __slots__ = ("__dict__", "__weakref__", "_owner", "_stack")
     _owner: str
-    _stack: ExitStack | AsyncExitStack | None
+    _stack: Any  #: what was entered: an ExitStack, in an async def an AsyncExitStack
 
     def __init__(self, owner: str, *, is_async: bool) -> None:
         self._owner = owner
         self._stack = None
         if is_async:
+            from contextlib import AsyncExitStack  # here: a new worker has no use for it
+
             self._stack = AsyncExitStack()
 
     if TYPE_CHECKING:  # any name can be set
@@ -42,14 +46,18 @@ class Local:
     def enter(self, manager: AbstractContextManager[T]) -> T:
         """Enter a context manager that closes with this call; gives what it gives."""
         if self._stack is None:
+            from contextlib import ExitStack
+
             self._stack = ExitStack()
-        return self._stack.enter_context(manager)
+        entered: T = self._stack.enter_context(manager)
+        return entered
 
     async def aenter(self, manager: AbstractAsyncContextManager[T]) -> T:
         """Enter an asynchronous context manager that closes with this call; for ``async def`` processes."""
-        if not isinstance(self._stack, AsyncExitStack):
+        if not hasattr(self._stack, "enter_async_context"):
             raise TypeError(f"process {self._owner!r} is def: use ctx.local.enter(...), or make it async def.")
-        return await self._stack.enter_async_context(manager)
+        entered: T = await self._stack.enter_async_context(manager)
+        return entered
 
     def __repr__(self) -> str:
         return f"<local of {self._owner}: {', '.join(sorted(self.__dict__)) or 'empty'}>"
@@ -90,7 +98,6 @@ def close_local(local: Local, error: BaseException | None) -> None:
     try:
         stack = local._stack
         if stack is not None:
-            assert isinstance(stack, ExitStack)
             stack.__exit__(type(error) if error is not None else None, error, error.__traceback__ if error else None)
     finally:
         _end(local)
@@ -100,7 +107,6 @@ async def aclose_local(local: Local, error: BaseException | None) -> None:
     """End a ``local`` of an ``async def``. Raises what closing raises; what was entered sees ``error``."""
     try:
         stack = local._stack
-        assert isinstance(stack, AsyncExitStack)
         await stack.__aexit__(type(error) if error is not None else None, error, error.__traceback__ if error else None)
     finally:
         _end(local)

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 
+import psutil
 import pytest
 from worker_tools import LIMIT, call, nothing_left, run_program, start_program, until
 
@@ -165,6 +166,20 @@ def test_many_come_and_go():
             async with interpreters_of(2) as environment:
                 outcomes = await asyncio.gather(*(call(environment, bodies.where, n) for n in range(4)))
                 assert [value for *_, value in outcomes] == [0, 1, 2, 3]
+
+    asyncio.run(main())
+
+
+def test_the_memory_of_those_that_ended_is_free():
+    async def come_and_go(times):
+        for _ in range(times):
+            async with interpreters_of(1) as environment:
+                await call(environment, bodies.echo)
+        return psutil.Process().memory_info().rss
+
+    async def main():
+        before = await come_and_go(3)
+        assert await come_and_go(10) - before < 40_000_000  # one takes 8 MB
 
     asyncio.run(main())
 

@@ -11,6 +11,7 @@ in from every frame, also from calls that were handed back.
 
 from __future__ import annotations
 
+import functools
 import gc
 import marshal
 import os
@@ -26,6 +27,7 @@ from time import thread_time
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from theus.calls import Call, Outcome
 from theus.context import is_elsewhere
 from theus.environments import wire
 from theus.environments.far_blocks import FarBlocks
@@ -33,16 +35,15 @@ from theus.environments.far_book import FarBook
 from theus.environments.far_control import Control, ProcessControl, Stopped, end_group, end_with
 from theus.environments.far_host import FarHost
 from theus.environments.far_logs import FarLogs
-from theus.environments.far_parts import FarParts
 from theus.environments.faults import culprit, does_not_load, pack_error, text_of
 from theus.environments.parcel import FAULTS, PROTOCOL, Parcel, Shape, is_simple, unship
 from theus.environments.runner import execute, execute_async
 from theus.environments.variables import Variables, setter
-from theus.protocols import Call, Outcome
-from theus.state.snapshot import Snapshot, readonly
 
 if TYPE_CHECKING:
+    from theus.environments.far_parts import FarParts
     from theus.processes import Process
+    from theus.state.snapshot import Snapshot
 
 #: Of a CALL: token of the process, attempt, key, deadline, strict, whether to say STARTED · definitions, dropped definitions ·
 #: for payload, snapshot and config each: None (nothing new) or its shape · whether there is a domain · whether to measure
@@ -78,13 +79,13 @@ class FarSide:
         self._reader = wire.Reader(sock)
         self._reading = threading.RLock()  # over the reader: a thread of the body may wait for a part
         self._waiting: deque[wire.Frame] = deque()
-        self._parts = FarParts(self._fetch, self._book.open)
         self._snapshot: Any = None  #: a parcel until it is used
         self._config: Any = None
 
     def serve(self) -> None:
         """Run calls in the order in which they come."""
-        gc.enable()  # off while we were loaded: it took a tenth of the start, and found nothing
+        gc.freeze()  # what was loaded stays; to look through it took 2 ms of the start, and found nothing
+        gc.enable()  # off until here for the same reason
         sys.modules["__main__"] = ModuleType("__main__")
         is_elsewhere.set(True)  # a body has a context of its own
         self._control.start()
@@ -123,6 +124,13 @@ class FarSide:
             self._blocks.give_back(self._line)
 
     # --- parts of the domain ---
+
+    @functools.cached_property
+    def _parts(self) -> FarParts:
+        # Loaded when a domain comes: that, snapshots and drafts are a fifth of what is ours to load.
+        from theus.environments.far_parts import FarParts
+
+        return FarParts(self._fetch, self._book.open)
 
     def _take_part(self, frame: wire.Frame) -> None:
         name, number, builds_on, definitions, shape = marshal.loads(frame.parts[0])  # noqa: S302 - from the process that started us
@@ -222,6 +230,8 @@ class FarSide:
 
     def _open_config(self) -> Any:
         if isinstance(self._config, Parcel):
+            from theus.state.snapshot import readonly
+
             self._config = readonly(self._book.open(self._config))
         return self._config
 

@@ -23,8 +23,7 @@ import socket
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Coroutine
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,6 +31,7 @@ from theus.environments import wire
 
 if TYPE_CHECKING:
     import asyncio
+    from contextlib import AbstractContextManager
 
 T = TypeVar("T")
 _LAST = 2**63
@@ -145,14 +145,18 @@ class ProcessControl(Control):
         os.register_at_fork(after_in_child=self._forked)
         threading.Thread(target=self._listen, name="theus-control", daemon=True).start()
 
-    @contextmanager
-    def leaving(self) -> Iterator[None]:
+    def leaving(self) -> ProcessControl:
         """The last things; afterwards, if a signal from outside ended the worker, it ends by that signal."""
+        return self
+
+    def __enter__(self) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        yield
-        self._sock.detach()
-        if self.ending and self._stop < 0:
-            os.kill(self._pid, signal.SIGTERM)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._sock.detach()
+            if self.ending and self._stop < 0:
+                os.kill(self._pid, signal.SIGTERM)
 
     def leave_if_forked(self) -> None:
         """End a child that a body forked and that came out of the body: it has no business here."""

@@ -16,10 +16,10 @@ from theus.errors import DefinitionError, NotTransferable
 if TYPE_CHECKING:
     import asyncio
 
+    from theus.calls import Call
     from theus.environments.far_blocks import FarBlocks
     from theus.environments.far_book import FarBook
     from theus.environments.far_control import Control
-    from theus.protocols import Call
 
 
 class FarHost:

@@ -17,6 +17,7 @@ The control thread is no daemon: an interpreter that ends with a daemon thread i
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import os
 import socket
@@ -54,6 +55,7 @@ def main(wire_fd: int, control_fd: int) -> None:
             traceback.print_exc()
         finally:
             control.stop_listening()
+            gc.unfreeze()  # or what ends with the interpreter would not be found
 
 
 def _near_side_is_gone() -> None:

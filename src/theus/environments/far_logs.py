@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+
     from theus.environments.logs import Levels
 
 
@@ -62,6 +63,8 @@ class FarLogs:
         if name != "logging":
             return None
         sys.meta_path.remove(self)
+        from importlib.machinery import PathFinder  # it loads ``warnings``
+
         spec = PathFinder.find_spec(name)
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import theus.state.transaction  # noqa: F401 - what opens a domain: loaded before the time of a body is taken
 from theus.environments.parcel import FAULTS, Parcel
 from theus.environments.parts import WHOLE, Part, can_split, entries_of
 from theus.errors import NotTransferable

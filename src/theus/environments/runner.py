@@ -20,13 +20,13 @@ from collections.abc import AsyncIterator, Callable
 from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Any, Protocol
 
+from theus.calls import Outcome
 from theus.context import Attempt, Context, advise, begin_attempt, end_attempt, here
-from theus.protocols import Outcome
 from theus.scope import aclose_local, close_local
 from theus.state.values import detach
 
 if TYPE_CHECKING:
-    from theus.protocols import Call
+    from theus.calls import Call
     from theus.state.transaction import Transaction
 
 

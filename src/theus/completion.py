@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from theus.context import grant_of
 from theus.environments.runner import execute
 from theus.errors import InvariantViolated, LimitExceeded, Path
 from theus.portal import Exiting
@@ -17,6 +18,7 @@ from theus.schedule import Position
 
 if TYPE_CHECKING:
     from theus.attempt import Attempts
+    from theus.errors import ContractError
     from theus.protocols import Call, Outcome, Record
     from theus.state.transaction import Transaction
     from theus.tickets import Ticket
@@ -56,9 +58,16 @@ class Completion:
         pending = [call] if sent is None else self._messages(sent, [])
         answers: list[Outcome] = []
         for message in pending:  # those that they send join the end
-            answer = execute(message, within=transaction)
+            process, contract = message.process, message.process.contract
+            violations: list[ContractError] | None = None if message.strict else []
+            grant = grant_of(message) if contract.is_bound else contract.fixed
+            part = transaction.part(process.name, grant, violations)
+            answer = execute(message, within=part)
             if answer.error is not None:
                 raise answer.error if isinstance(answer.error, Exception) else Exiting(answer.error)
+            transaction.take_over(part, answer.reads, answer.ops)
+            if violations:
+                answer.violations = violations
             answers.append(answer)
             if answer.messages:
                 self._messages(answer, pending)

@@ -371,10 +371,11 @@ class Attempt:
     log: logging.LoggerAdapter[logging.Logger] | None
     waits: int  #: how often it has waited
 
-    def __init__(self, call: Call, outcome: Outcome) -> None:
+    def __init__(self, call: Call, outcome: Outcome, transaction: Transaction | None = None) -> None:
         self.call = call
         self.outcome = outcome
-        self.domain = self.transaction = self.local = self.log = None
+        self.transaction = transaction
+        self.domain = self.local = self.log = None
         self.waits = 0
         self.ended = ""
 
@@ -416,7 +417,7 @@ class Attempt:
             if head is not None and head.version != snapshot.version:
                 snapshot = head.snapshot  # nothing was read yet, so it may as well be the newest state
             contract = process.contract
-            grant = _grant_of(call) if contract.is_bound else contract.fixed
+            grant = grant_of(call) if contract.is_bound else contract.fixed
             transaction = Transaction(snapshot, process.name, grant, None if call.strict else self._tolerated())
             self.transaction = transaction
         self.domain = domain = transaction.domain
@@ -473,19 +474,6 @@ class Attempt:
             outcome.reads, outcome.ops = transaction.finish()
             outcome.base = transaction.base
 
-    def join(self, transaction: Transaction) -> None:
-        """Work on a part of a commit that is being made: for a message to state."""
-        call = self.open("domain")
-        self.transaction = transaction.part(
-            call.process.name, _grant_of(call), None if call.strict else self._tolerated()
-        )
-
-    def leave(self, transaction: Transaction) -> None:
-        """Let the commit that is being made have what was done in its part."""
-        assert self.transaction is not None
-        transaction.take_over(self.transaction, self.outcome.reads, self.outcome.ops)
-        self.transaction = None
-
     def close(self) -> None:
         """End the call: whoever still holds the context, a draft or the local gets an error that says so."""
         call, transaction = self.call, self.transaction
@@ -526,7 +514,7 @@ class _Running:
         self.end = end
 
 
-def _grant_of(call: Call) -> Grant | None:
+def grant_of(call: Call) -> Grant | None:
     """What this call may read and write: the contract with its ``{arguments}`` filled in."""
     process = call.process
     contract = process.contract

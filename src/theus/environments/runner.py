@@ -33,19 +33,16 @@ if TYPE_CHECKING:
 def execute(call: Call, *, measure_cpu: bool = False, within: Transaction | None = None) -> Outcome:
     """Run a ``def`` process to its end.
 
-    ``within``: a commit that is being made, for a message to state: it holds the newest state and takes over what
-    the process writes.
+    ``within``: a part of a commit that is being made, for a message to state: it works there, on the newest state.
     """
     outcome = Outcome()
-    attempt = Attempt(call, outcome)
+    attempt = Attempt(call, outcome, within)
     process = call.process
     place = here()
     around, place.attempt = place.attempt, attempt
     cpu = thread_time() if measure_cpu else 0.0
     started = perf_counter()
     try:
-        if within is not None:
-            attempt.join(within)
         try:
             if call.args or call.kwargs:  # to spread them out is dear
                 context = (Context(attempt),) if process.takes_context else ()
@@ -60,7 +57,7 @@ def execute(call: Call, *, measure_cpu: bool = False, within: Transaction | None
             close_local(attempt.local, None)
         attempt.hand_over(value)
         if within is not None:
-            attempt.leave(within)
+            attempt.transaction = None  # the commit goes on with it
     except StopIteration as error:
         outcome.error = _as_runtime_error(process.name, error)
     except (Exception, SystemExit, KeyboardInterrupt) as error:

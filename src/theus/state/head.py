@@ -350,7 +350,6 @@ class Head:
 
 def _completed(tx: Transaction, operations: Ops, complete: Callable[[Transaction], None]) -> tuple[Reads, Ops]:
     """What a commit reads and writes when it is complete."""
-    tx._stay()  # under the lock nobody else commits
     try:
         if operations:
             tx.replay(operations)

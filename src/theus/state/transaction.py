@@ -89,11 +89,6 @@ class Transaction:
         return maker(self, None, None, self._grant, root)
 
     @property
-    def touched(self) -> bool:
-        """Whether anything was asked of the domain at all."""
-        return bool(self._nodes or self._prior or self._kept)
-
-    @property
     def on_trial(self) -> bool:
         """Whether the state it looks at is made up for it: there may be patches in it, which are not made to last."""
         return bool(self._prior)
@@ -180,7 +175,7 @@ class Transaction:
 
         ``take_over`` is to follow.
         """
-        if self.touched:
+        if self._nodes or self._prior or self._kept:
             return self.nested(process, grant, violations)
         self._process, self._grant, self._violations = process, grant, violations
         return self

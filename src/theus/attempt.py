@@ -379,7 +379,11 @@ class Attempts:
                             placement, environment = profile.homes[run.blocking]
                             continue
                 if outcome.error is None and (
-                    outcome.ops or outcome.messages or in_commit or journal is not None or _keeps(outcome)
+                    outcome.ops
+                    or outcome.messages
+                    or in_commit
+                    or journal is not None
+                    or (outcome.emits and _keeps(outcome))
                 ):
                     assert store is not None, "only a call with a domain has something to commit"
                     if engine.tickets.queues:
@@ -695,7 +699,7 @@ def _before_star(paths: Iterable[Path]) -> set[Path]:
 
 def _keeps(outcome: Outcome) -> bool:
     """Whether something was emitted that is to be recorded."""
-    return bool(outcome.emits) and any(durable for _, _, durable in outcome.emits)
+    return any(durable for _, _, durable in outcome.emits)
 
 
 def _worth_another(process: Process[Any, Any], error: BaseException) -> bool:

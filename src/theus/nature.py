@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from bisect import bisect
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from math import ceil, log2
+from itertools import repeat
+from math import ceil
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -33,12 +35,13 @@ SURPRISE = 4.0  #: a call that takes so many times as long as usual has the next
 
 #: How times are spread: counts of buckets that grow by 19 %, as DDSketch does it (Masson, Rim and Lee, VLDB 2019).
 Spread: TypeAlias = Counter[int]
-FINE, OFFSET, TINY = 4.0, 200.0, 1e-9  #: buckets to double, the number of the bucket of 1 s, what keeps 0 countable
+FINE, OFFSET = 4, 200  #: buckets to double, the number of the bucket that begins at 1 s
+EDGES = tuple(2.0 ** ((number - OFFSET) / FINE) for number in range(1, 400))  #: where each bucket begins, but the first
 
 
 def buckets(times: Iterable[float]) -> Iterator[int]:
     """To which buckets times belong, in seconds. In steps of C, because this is done for every call."""
-    return map(int, map(OFFSET.__add__, map(FINE.__mul__, map(log2, map(TINY.__add__, times)))))
+    return map(bisect, repeat(EDGES), times)
 
 
 def quantile(spread: Spread, part: float) -> float | None:

@@ -615,7 +615,6 @@ def test_transaction_view_and_nested() -> None:
 def test_untouched_is_empty() -> None:
     session = Session(World())
     tx = session.begin()
-    assert not tx.touched
     assert tx.finish() == ((), ())
     tx.close()
     tx.close()

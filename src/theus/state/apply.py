@@ -13,6 +13,7 @@ from typing import Any
 from theus.state.access import Op, Ops, show
 from theus.state.patched import PatchedDict, PatchedList, PatchedSet, patch_of
 from theus.state.values import (
+    COPIERS,
     GETTERS,
     OBJECT,
     SETTERS,
@@ -38,14 +39,13 @@ def apply_op(root: Any, operation: Op, edits: Edits | None = None) -> tuple[Any,
         way = path[:-1]
     else:
         way = path
-    own = copy_rest if edits is None else edits.own
     parent: Any = None
     together = edits
-    root = container = own(root)
+    root = container = COPIERS[type(root)](root) if edits is None else edits.own(root)
     for key in way:  # the containers on the way become our own
         parent = container
         child = GETTERS[type(parent)](parent, key)
-        container = own(child)
+        container = COPIERS[type(child)](child) if edits is None else edits.own(child)
         if container is not child:
             SETTERS[type(parent)](parent, key, container)
             if type(container) is TupleEdit:

@@ -350,7 +350,7 @@ def _maker(cls: type) -> Any:
         draft._grant = grant
         draft._base = base
         draft._reads = NOTHING
-        draft._shape = draft._deep = draft._dirty = False
+        draft._shape = draft._deep = draft._dirty = draft._active = False
         tx._nodes.append(draft)
         draft._known = {}
         draft._written = {}

@@ -535,7 +535,7 @@ def _maker(cls: type) -> Any:
         node._grant = grant
         node._base = value
         node._reads = NOTHING
-        node._shape = node._deep = False
+        node._shape = node._deep = node._active = False
         node._dirty = watched
         node._written = {}
         node._added = None

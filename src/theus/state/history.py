@@ -114,8 +114,9 @@ class History:
         entries, marks, weight = self._entries, self._marks, self._weight
         extra = len(entries) - MOST_ENTRIES
         while extra > 0 or (weight > MOST_WEIGHT and entries):
-            self._dropped, *_, light = entries.popleft()
-            weight -= light
+            oldest = entries.popleft()
+            self._dropped = oldest[0]
+            weight -= oldest[4]
             extra -= 1
         self._weight = weight
         while marks[0].version < self._dropped:  # the newest state is among them, and no entry is newer

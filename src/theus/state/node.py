@@ -92,7 +92,19 @@ class Node(Face):
     the first touch of each place, and a call more is a tenth of what making one costs.
     """
 
-    __slots__ = ("__weakref__", "_base", "_deep", "_dirty", "_grant", "_key", "_parent", "_reads", "_shape", "_tx")
+    __slots__ = (
+        "__weakref__",
+        "_active",
+        "_base",
+        "_deep",
+        "_dirty",
+        "_grant",
+        "_key",
+        "_parent",
+        "_reads",
+        "_shape",
+        "_tx",
+    )
 
     _tx: Transaction
     _parent: Node | None
@@ -103,6 +115,7 @@ class Node(Face):
     _shape: bool
     _deep: bool
     _dirty: bool  #: the process may have changed something at this node itself
+    _active: bool  #: something happened below; found out at the end
 
     # --- places ---
 
@@ -245,7 +258,7 @@ class TupleNode(Node):
         self._grant = grant
         self._base = base
         self._reads = NOTHING
-        self._shape = self._deep = self._dirty = False
+        self._shape = self._deep = self._dirty = self._active = False
         tx._nodes.append(self)
         self.face = rebuild_tuple(base, [self._wrap(place, part) for place, part in enumerate(base)])
 

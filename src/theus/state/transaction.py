@@ -28,7 +28,7 @@ import theus.state.sets  # noqa: F401  (they make themselves known as makers of 
 from theus.errors import ContractError, Path
 from theus.state.access import Grant, Op, Ops, Read, Reads
 from theus.state.apply import apply_ops
-from theus.state.node import ENDS, MAKERS, NOTHING, Node, ended
+from theus.state.node import ENDS, MAKERS, Node, ended
 from theus.state.snapshot import Snapshot
 from theus.state.values import MISSING, OBJECT, kind_of
 
@@ -113,16 +113,15 @@ class Transaction:
         reads: list[Read] = [*self._kept]
         # What was read. That a place was looked up need only be recorded if nothing below vouches for it: a read or
         # write there is checked against the replacement of everything above. Children come after their parents.
-        active: set[int] = set() if len(nodes) > 1 else NOTHING  #: ids of those below which something happened
         for node in reversed(nodes):
             parent = node._parent
             if node._reads or node._shape or node._deep:
                 reads.append((() if parent is None else node._path(), node._reads, node._shape, node._deep))
-            elif parent is not None and id(node) not in active and not (node._dirty and node._wrote()):
+            elif parent is not None and not node._active and not (node._dirty and node._wrote()):
                 parent._note(node._key)
                 continue
             if parent is not None:
-                active.add(id(parent))
+                parent._active = True
         return reads, operations
 
     def close(self) -> None:

@@ -220,7 +220,7 @@ def _getter(cls: type) -> Callable[[Any, Any], Any]:
 
 
 #: type -> function(value at rest, key) that gives an entry or attribute
-GETTERS: Registry[type, Callable[[Any, Any], Any]] = Registry(_getter)
+GETTERS: Registry[type, Callable[[Any, Any], Any]] = Registry(_getter, {VDict: VDict.get})
 
 
 def _setter(cls: Any) -> Callable[[Any, Any, Any], Any]:

@@ -232,7 +232,7 @@ class _Handle:
         except AttributeError:  # it never came to be
             return
         core.dead.append(self._number)
-        if core.undo and core.lock.acquire(blocking=False):
+        if core.undo and core.lock.acquire(False):
             try:
                 core.bury()
             finally:

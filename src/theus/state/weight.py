@@ -23,7 +23,9 @@ def weigh(value: Any) -> int:
     if cls in _TEXTS:
         return LIGHT + len(value)
     if cls in _MANY:
-        items = list(islice(value.values() if cls in DICTS else value, LOOKED_AT))
+        items = value.values() if cls in DICTS else value
+        if len(value) > LOOKED_AT:
+            items = list(islice(items, LOOKED_AT))
         if SMALL.issuperset(map(type, items)):
             return LIGHT * (1 + len(value))
         return LIGHT + sum(map(weigh, items)) * len(value) // len(items)

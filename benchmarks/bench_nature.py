@@ -20,9 +20,9 @@ from theus.environments.meter import Meter, RunDelay, Ticker
 from theus.errors import NotTransferable
 from theus.events import ProcessMoved
 from theus.nature import FIRST, RARELY, Profile
-from theus.placement import cannot_travel
 from theus.processes import Process
 from theus.protocols import Call
+from theus.surroundings import cannot_travel
 from theus.testing.environments import EngineStub
 
 CALLS = 3

@@ -15,7 +15,7 @@ LAYERS: list[set[str]] = [
     {"state"},
     {"processes", "context", "scope", "resources", "workflow", "drawing"},
     {"stores", "environments"},
-    {"identity", "nature", "overlap", "placement", "proposal", "schedule", "tickets", "watchdog"},
+    {"identity", "nature", "overlap", "placement", "proposal", "schedule", "surroundings", "tickets", "watchdog"},
     {
         "attempt",
         "completion",

@@ -58,7 +58,7 @@ from theus.events import (
 )
 from theus.moves import Trial, bring_back, look_again
 from theus.overlap import Outlook
-from theus.placement import PARALLEL, SLOW, is_free
+from theus.placement import SLOW, is_free
 from theus.portal import Exiting
 from theus.processes import Process
 from theus.protocols import Call, Calls, Commit, Committed, Conflict, NotYet, Outcome, Record, Refused
@@ -219,7 +219,7 @@ class Attempts:
                 profile.add(outcome)
                 return settle(first + place, outcome.value, None)
             call = calls[place]
-            if error is not None and bring_back(self, process, profile, error):
+            if error is not None and bring_back(self, process, profile, placement, error):
                 again.append(place)
                 return True
             profile.add(outcome)
@@ -374,10 +374,9 @@ class Attempts:
                         kept = outcome.kept
                     if journal is not None and kept:
                         await journal.keep_rest(call, kept)
-                    if outcome.error is not None and placement.environment == PARALLEL:
-                        if bring_back(self, process, profile, outcome.error):
-                            placement, environment = profile.homes[run.blocking]
-                            continue
+                    if outcome.error is not None and bring_back(self, process, profile, placement, outcome.error):
+                        placement, environment = profile.homes[run.blocking]
+                        continue
                 if outcome.error is None and (
                     outcome.ops
                     or outcome.messages

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from theus.errors import DefinitionError
-from theus.placement import PARALLEL, place
+from theus.errors import DefinitionError, EnvironmentBroken, NotTransferable
+from theus.moves import leave_interpreters
+from theus.placement import on_another_core, place
 from theus.processes import Process
 from theus.protocols import Call
 from theus.schedule import Position
 
 if TYPE_CHECKING:
     from theus.attempt import Attempts
+    from theus.engine import Engine
     from theus.identity import Remembered
+    from theus.nature import Profile
+    from theus.protocols import Outcome
 
 
 async def compute(attempts: Attempts, call: Call, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
@@ -25,12 +29,9 @@ async def compute(attempts: Attempts, call: Call, function: Callable[..., Any], 
     process = _process(function, engine.computed, call)
     process.check_arguments(args, {})
     profile = engine.profile(process)
-    placement = place(process, blocking=False, debug=engine.debug, known=profile.known())
-    asked = engine.debug or process.nature == "cpu"  # it says where it computes, and explain says the same
-    environment = engine.environment(placement.environment if asked else PARALLEL)
     position = Position(call.key, process.name)
     inner = Call(process, args, {}, None, None, None, call.attempt, position, call.deadline, attempts)
-    outcome = await environment.run(inner)
+    outcome = await _run(engine, process, profile, inner)
     profile.add(outcome)
     try:
         if outcome.error is not None:
@@ -38,6 +39,19 @@ async def compute(attempts: Attempts, call: Call, function: Callable[..., Any], 
         return outcome.value
     finally:
         del outcome, inner, args  # the traceback keeps this frame, not what it saw
+
+
+async def _run(engine: Engine[Any], process: Process[Any, Any], profile: Profile, call: Call) -> Outcome:
+    while True:
+        if engine.debug or process.nature == "cpu":  # it says where it computes, and explain says the same
+            placement = place(process, blocking=False, debug=engine.debug, known=profile.known())
+        else:
+            placement = on_another_core(process, profile.known(), "ctx.compute: on another core")
+        try:
+            return await engine.environment(placement.environment).run(call)
+        except (EnvironmentBroken, NotTransferable) as failure:
+            if not leave_interpreters(engine, process, profile, placement, failure):
+                raise
 
 
 def _process(function: Callable[..., Any], known: Remembered[int, Process[Any, Any]], call: Call) -> Process[Any, Any]:

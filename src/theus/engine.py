@@ -58,6 +58,7 @@ from theus.state.snapshot import Snapshot, readonly
 from theus.state.values import detach, ingest
 from theus.stores import open_later, open_store
 from theus.stores.memory import Elsewhere, MemoryStore
+from theus.surroundings import package_of
 from theus.tickets import Tickets
 from theus.topics import Topics
 from theus.tracebacks import begin_at_body, forget_frames
@@ -108,7 +109,6 @@ class Engine(Generic[D]):
         "__dict__",
         "__weakref__",
         "_active",
-        "_closed",
         "_is_ready",
         "_max_pending",
         "_numbers",
@@ -117,6 +117,7 @@ class Engine(Generic[D]):
         "config",
         "debug",
         "invariants",
+        "is_closed",
         "observers",
         "profiled",
         "store",
@@ -205,7 +206,7 @@ class Engine(Generic[D]):
         self.stalled_at: set[tuple[str, CodeType]] = set()  #: places that were told of
         self._active: set[Run[Any]] = set()
         self._ended = threading.Condition()
-        self._closed = False
+        self.is_closed = False
         # Also when nobody closes it: at its garbage collection, or at the interpreter's exit.
         self._finalizer = weakref.finalize(self, _shut_down, *self._started(), 1.0)
 
@@ -384,7 +385,7 @@ class Engine(Generic[D]):
         progress: bool | None,
     ) -> tuple[Run[Any], _Start]:
         """Check everything that can be checked, before anything runs."""
-        if self._closed:
+        if self.is_closed:
             raise DefinitionError("the engine was closed; make a new one.")
         caller = running_attempt()
         if caller is not None and getattr(caller.host, "engine", None) is self:
@@ -516,7 +517,7 @@ class Engine(Generic[D]):
                         at=now, run_id=run.id, target=step.name, state=run.state, seconds=now - started, error=shown
                     ),
                 )
-            if self._closed:
+            if self.is_closed:
                 with self._ended:
                     self._ended.notify_all()
         begin_at_body(error)
@@ -548,10 +549,18 @@ class Engine(Generic[D]):
         name = definition(process)
         profile = self.profiled.get(name)
         if profile is None:
-            profile = Profile(process.root, self._workers)
+            profile = Profile(process.root, self._workers, self._processes_only(process))
             self.learned.recall(name, profile)
             self.profiled.keep(name, profile)
         return profile
+
+    def _processes_only(self, process: Process[Any, Any]) -> str:
+        """Why no sub-interpreter comes into question on another core; nothing if one does."""
+        if self._worker_limits[1] is not None:
+            return "max_worker_rss= can be kept by processes only"
+        if process.takes_context and self.domain_type is not None and (package := package_of(self.domain_type)):
+            return f"the domain is of {package}"
+        return ""
 
     def overlap(self, node: Flow[Any, Any]) -> Overlap:
         """What is known of how the steps of a flow overlap."""
@@ -755,7 +764,7 @@ class Engine(Generic[D]):
 
     def close(self, grace: float = GRACE) -> None:
         """End the engine: cancel its runs, wait for them (at most ``grace`` seconds), stop everything it started."""
-        self._closed = True
+        self.is_closed = True
         here = _get_running_loop()
         for run in list(self._active):
             run.cancel()
@@ -793,7 +802,7 @@ class Engine(Generic[D]):
             state = "a store that was not used yet"
         else:
             state = f"{type(self.store.snapshot.root).__name__} at version {self.store.snapshot.version}"
-        return f"<Engine: {state}, {len(self._active)} runs in hand{', closed' if self._closed else ''}>"
+        return f"<Engine: {state}, {len(self._active)} runs in hand{', closed' if self.is_closed else ''}>"
 
     def __reduce__(self) -> NoReturn:
         raise NotTransferable(

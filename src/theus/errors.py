@@ -9,7 +9,7 @@
     ├── ConflictError       between engines on one store, tries exhausted .paths .attempts
     ├── CommitUnknown       may or may not have been applied              .commit_id
     ├── CallTimeout         (also TimeoutError)                           .process .timeout
-    ├── NotTransferable     a value cannot cross to a worker process      .process .what
+    ├── NotTransferable     a value cannot cross to a worker process      .process .what .reason .ran
     ├── NotStorable         a value cannot be kept by the store           .process .path .what
     ├── EnvironmentBroken   a worker process died; the call may have run  .environment .process .exit_code
     ├── Overloaded          max_pending reached                           .pending
@@ -106,11 +106,17 @@ class CallTimeout(TheusError, TimeoutError):
 
 
 class NotTransferable(TheusError):
-    """A value cannot cross to a worker process. ``what``: the place inside the value and its type."""
+    """A value cannot cross to a worker process, or back.
 
-    fields = ("process", "what")
+    ``what``: the place inside the value and its type. ``reason``: the error that says so, as text. ``ran``: whether the
+    process had come to its end, so that it is what it gave that cannot cross.
+    """
+
+    fields = ("process", "what", "reason", "ran")
     process: str
     what: str
+    reason: str | None
+    ran: bool | None
 
 
 class NotStorable(TheusError):

@@ -17,8 +17,8 @@ import types
 from collections.abc import Hashable, Iterator
 from typing import Any, TypeVar
 
-from theus.placement import FUNCTIONS, content, is_mutable
 from theus.processes import Process
+from theus.surroundings import FUNCTIONS, content, is_mutable
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")

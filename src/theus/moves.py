@@ -12,21 +12,11 @@ from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any
 
 from theus.environments.in_turn import PATIENCE
-from theus.errors import NotTransferable
+from theus.errors import EnvironmentBroken, NotTransferable
 from theus.events import Stalled
-from theus.placement import (
-    IMMUTABLE,
-    OWN_LOOP,
-    PARALLEL,
-    Placement,
-    bound_to_loop,
-    is_free,
-    is_mutable,
-    is_worth_asking,
-    next_place,
-    place,
-)
+from theus.placement import CORES, OWN_LOOP, Placement, is_free, is_worth_asking, next_place, place
 from theus.state.values import LEAF, kind_of
+from theus.surroundings import IMMUTABLE, bound_to_loop, is_mutable
 from theus.watchdog import BOUND
 
 if TYPE_CHECKING:
@@ -112,19 +102,55 @@ async def _ask(attempts: Attempts, call: Call, outcome: Outcome, profile: Profil
     engine = attempts.engine
     snapshot = call.snapshot
     changes = snapshot is not None and engine.snapshot is not snapshot
-    environment: Any = engine.environment(PARALLEL)
+    environment: Any = engine.environment("worker")
     try:
         profile.moved, profile.moving = await engine.threads.call(environment.rehearse, call, outcome, limit, changes)
     except NotTransferable as failure:
-        profile.refused[PARALLEL] = f"{failure.what} cannot be sent"
+        profile.refused["worker"] = f"{failure.what} cannot be sent"
 
 
-def bring_back(attempts: Attempts, process: Process[Any, Any], profile: Profile, failure: BaseException) -> bool:
-    """Whether a call failed only because its process was moved without being asked; then it stays here from now on."""
+def bring_back(
+    attempts: Attempts, process: Process[Any, Any], profile: Profile, used: Placement, failure: BaseException
+) -> bool:
+    """Whether a call failed only because of where its process was sent without being asked; then it is placed anew.
+
+    Args:
+        attempts: of the run.
+        process: what was to run.
+        profile: of the same.
+        used: where it was sent.
+        failure: what the call gave.
+    """
+    if used.environment not in CORES:
+        return False
+    if leave_interpreters(attempts.engine, process, profile, used, failure):
+        return True
     if not isinstance(failure, NotTransferable) or not is_free(process):
         return False
-    profile.refused[PARALLEL] = f"{failure.what} cannot be sent"
+    profile.refused["worker"] = f"{failure.what} cannot be sent"
     settle_anew(attempts, process, profile, profile.known())
+    return True
+
+
+def leave_interpreters(
+    engine: Engine[Any], process: Process[Any, Any], profile: Profile, used: Placement, failure: BaseException
+) -> bool:
+    """Whether a call failed because the engine chose a sub-interpreter; then its process goes to worker processes from now on.
+
+    One that was lost there may run again: it was seen to do nothing but compute.
+    """
+    if used.environment != "interpreter" or process.environment is not None or engine.is_closed:
+        return False
+    if isinstance(failure, NotTransferable) and not failure.ran:
+        why = f"{failure.what}: {failure.reason}"
+    elif isinstance(failure, EnvironmentBroken):
+        why = "a call was lost there"
+    else:
+        return False
+    if "interpreter" not in profile.refused:
+        profile.refused["interpreter"] = why
+        for blocking in list(profile.homes):
+            engine.settle(profile, process, blocking)
     return True
 
 

@@ -12,7 +12,7 @@ from math import ceil
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from theus.placement import PARALLEL, SETTLED, SHORT, SLOW, Known, gain, is_free, milliseconds, threads_are_parallel
+from theus.placement import SETTLED, SHORT, SLOW, Known, gain, is_free, milliseconds, threads_are_parallel
 from theus.proposal import Touched
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Profile:
 
     process: Process[Any, Any]
     workers: int = 2  #: that its engine would have
+    processes_only: str = ""  #: why its engine chooses no sub-interpreter for it
     calls: int = 0
     failures: int = 0
     conflicts: int = 0
@@ -170,7 +171,7 @@ class Profile:
         if found.changed is not None:
             self.witnessed = True
             if found.changed:
-                self.refused[PARALLEL] = f"it changes its {found.changed} in place, which would be a copy there"
+                self.refused["worker"] = f"it changes its {found.changed} in place, which would be a copy there"
 
     def meter(self, meters: tuple[Meter, Meter, Meter]) -> Meter:
         """What the next call is measured with: only the CPU clock, or a ticker, or a witness of its arguments, too."""
@@ -191,7 +192,12 @@ class Profile:
         """What placement goes by."""
         recent = self.recent
         if not recent:
-            return Known(stalls=self.stalls, refused=self.refused, parallel_threads=threads_are_parallel())
+            return Known(
+                stalls=self.stalls,
+                refused=self.refused,
+                processes_only=self.processes_only,
+                parallel_threads=threads_are_parallel(),
+            )
         return Known(
             measured=len(recent),
             wall=median(sample.wall for sample in recent),
@@ -204,6 +210,7 @@ class Profile:
             stalls=self.stalls,
             moving=self.moving,
             refused=self.refused,
+            processes_only=self.processes_only,
             shares=self.shares,
             parallel_threads=threads_are_parallel(),
         )

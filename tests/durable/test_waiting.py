@@ -16,10 +16,10 @@ import pytest
 
 from theus import DefinitionError, Engine, NotStorable, NotTransferable, codec, each, flow, parallel, process
 from theus.events import CallStarted
-from theus.placement import cannot_be_inline
 from theus.run import Run
 from theus.stores import open_store
 from theus.stores.memory import MemoryStore
+from theus.surroundings import cannot_be_inline
 from theus.testing import FakeClock
 from theus.testing.clock import EPOCH
 

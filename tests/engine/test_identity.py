@@ -14,7 +14,7 @@ import pytest
 
 from theus import Engine, each, process
 from theus.identity import Remembered, definition, is_lasting
-from theus.placement import cannot_travel
+from theus.surroundings import cannot_travel
 
 
 def plain(value):

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from theus import Engine, process
 from theus.events import Stalled
-from theus.placement import bound_to_loop
+from theus.surroundings import bound_to_loop
 
 
 async def serve():

@@ -25,18 +25,9 @@ from theus.environments.meter import INTERVAL, Meter, Seen, SwitchInterval, Tick
 from theus.environments.worker import WorkerEnvironment
 from theus.events import ProcessMoved
 from theus.nature import Explanation, Profile, quantile
-from theus.placement import (
-    Known,
-    Placement,
-    cannot_be_inline,
-    cannot_travel,
-    gain,
-    milliseconds,
-    next_place,
-    place,
-    threads_are_parallel,
-)
+from theus.placement import Known, Placement, gain, milliseconds, next_place, place, threads_are_parallel
 from theus.protocols import Call, Measured, Outcome
+from theus.surroundings import cannot_be_inline, cannot_travel
 from theus.testing.environments import EngineStub, make_call
 
 PATTERN = re.compile("a+")

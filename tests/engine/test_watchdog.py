@@ -17,8 +17,9 @@ import uvloop
 
 from theus import CallTimeout, Engine, process
 from theus.events import Stalled
-from theus.placement import bound_to_loop, cannot_change_loop, threads_are_parallel
+from theus.placement import threads_are_parallel
 from theus.resources import Resources
+from theus.surroundings import bound_to_loop, cannot_change_loop
 from theus.testing import FakeClock
 from theus.watchdog import Stall, Watchdog, _Watch
 

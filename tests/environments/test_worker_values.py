@@ -29,9 +29,9 @@ from theus.environments.near_blocks import Blocks
 from theus.environments.variables import Variables
 from theus.environments.worker import WorkerEnvironment
 from theus.errors import ContractError, NotTransferable
-from theus.placement import cannot_travel
 from theus.processes import Process, process
 from theus.state.head import Head
+from theus.surroundings import cannot_travel
 from theus.testing.environment_world import RESOURCES, EngineStub, Shop, make_call
 
 

@@ -190,7 +190,7 @@ class FarSide:
             opening = "config"
             config = self._open_config()
         except FAULTS as error:
-            self._fail(seq, f"{opening} (opening it there failed)", error)
+            self._fail(seq, f"{opening} (opening it there failed)", error, ran=False)
             return
         attempt, key, deadline, strict = envelope[1:5]
         call = Call(process, args, kwargs, snapshot, config, pipe, attempt, key, deadline, self._host, strict, kept)
@@ -279,7 +279,7 @@ class FarSide:
                 parcel = self._book.pack(all_there_is, self._blocks)
         except BaseException as failure:
             what = "the result" if isinstance(failure, MemoryError) else self._culprit(outcome)
-            self._fail(seq, what, failure)
+            self._fail(seq, what, failure, ran=True)
             return
         self._blocks.send(self._line, wire.DONE, seq, parcel)
 
@@ -298,8 +298,8 @@ class FarSide:
             return culprit(value, place, self._book.pack)
         return ""
 
-    def _fail(self, seq: int, what: str, error: BaseException) -> None:
-        self._line.send(wire.FAILED, seq, [marshal.dumps((what, text_of(error), does_not_load(error)))])
+    def _fail(self, seq: int, what: str, error: BaseException, *, ran: bool) -> None:
+        self._line.send(wire.FAILED, seq, [marshal.dumps((what, text_of(error), ran, does_not_load(error)))])
 
     def _cut(self, frame: wire.Frame, shapes: Sequence[Shape | None]) -> Parcels:
         """The parcels of a call: payload, snapshot, config."""

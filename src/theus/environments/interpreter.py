@@ -7,8 +7,9 @@ modules of its own. What follows from living in one process:
 - Nothing can be killed. A body is stopped at its next line of Python; one that is inside a call of C that does not return
   is given up (``sub_interpreter.py``).
 - The working directory is everybody's: a body that changes it changes it for the program.
-- A program that forks while it has sub-interpreters kills the child: CPython 3.14 crashes in it. (Programs that are
-  started with ``subprocess`` are not concerned.)
+- A child that is forked off crashes if there are sub-interpreters (CPython 3.14). So they are ended before the fork, and the
+  calls in them are lost; afterwards new ones start when they are needed. (Programs that are started with ``subprocess``
+  are not concerned.)
 - Modules of C that keep state for the whole process do not load: numpy and what is built on it, among others. The
   process's own module and what its body imports are loaded before the first call of it runs; if one of them does not
   load, nothing has run, and ``NotTransferable`` says which.
@@ -32,12 +33,14 @@ class InterpreterEnvironment(WorkerEnvironment):
     place = "interpreter {}"
     carrier: ClassVar[type[Carrier]] = SubInterpreter
 
-    def _failed(self, process: str, what: str, reason: str, does_not_load: bool) -> NotTransferable:
-        if not does_not_load:
-            return super()._failed(process, what, reason, does_not_load)
+    def _failed(self, process: str, what: str, reason: str, ran: bool, does_not_load: bool) -> NotTransferable:
+        if ran or not does_not_load:
+            return super()._failed(process, what, reason, ran, does_not_load)
         return NotTransferable(
             f"process {process!r} has not run: it needs what does not load in a sub-interpreter ({reason}). "
             "Say environment='worker'.",
             process=process,
             what=what,
+            reason=reason,
+            ran=ran,
         )

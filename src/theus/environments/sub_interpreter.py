@@ -10,6 +10,9 @@ itself, and its worker is replaced.
 Python crashes when it ends while a thread is inside a sub-interpreter. So at the program's end the pool ends its workers,
 and afterwards every host is waited for; the hosts are daemons, because Python would wait for other threads before
 anybody had told them to end. If one is still inside a call of C then, the program is ended at once instead.
+
+A child that is forked off crashes if there are sub-interpreters, also when they are at rest. So a fork ends them first and
+waits for it; the call that runs in one is lost, those that wait for their turn go to the next, which is made after the fork.
 """
 
 from __future__ import annotations
@@ -101,7 +104,10 @@ class SubInterpreter:
     def _live(self, wire_fd: int, control_fd: int) -> None:
         from concurrent import interpreters  # type: ignore[attr-defined]  # new in Python 3.14
 
-        interpreter = interpreters.create()
+        with _alive.changed:
+            _alive.changed.wait_for(lambda: not _alive.forks)
+            interpreter = interpreters.create()
+            _alive.carriers.add(self)
         self.number = interpreter.id
         try:
             interpreter.exec(
@@ -110,6 +116,9 @@ class SubInterpreter:
             )
         finally:
             interpreter.close()
+            with _alive.changed:
+                _alive.carriers.discard(self)
+                _alive.changed.notify_all()
 
     def _give_up(self) -> None:
         with self._over:
@@ -124,6 +133,50 @@ class SubInterpreter:
             GIVE_UP,
         )
         os.close(self._exit_end)
+
+    def end_for_fork(self) -> None:
+        """Make way for a fork."""
+        self._failure = "the program forked, and a child with sub-interpreters in it would crash"
+        self.kill()
+
+
+class _Alive:
+    """The sub-interpreters there are, and who forks."""
+
+    def __init__(self) -> None:
+        self.carriers: set[SubInterpreter] = set()
+        self.forks = 0  #: threads that are about to fork; meanwhile none is made
+        self.changed = threading.Condition()
+
+    def before_fork(self) -> None:
+        """End them all."""
+        with self.changed:
+            self.forks += 1
+            for carrier in self.carriers:
+                carrier.end_for_fork()
+            if not self.changed.wait_for(lambda: not self.carriers, 2 * GIVE_UP):
+                log.warning(
+                    "the program forks while %d sub-interpreters do not end: the child will likely crash. What runs that "
+                    "long in C belongs in a worker process: environment='worker'.",
+                    len(self.carriers),
+                )
+
+    def after_in_parent(self) -> None:
+        """More may be made."""
+        with self.changed:
+            self.forks -= 1
+            self.changed.notify_all()
+
+    def after_in_child(self) -> None:
+        """There are none here; and whoever held the lock is not here."""
+        self.__init__()  # type: ignore[misc]  # the object stays the same
+
+
+_alive = _Alive()
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(
+        before=_alive.before_fork, after_in_parent=_alive.after_in_parent, after_in_child=_alive.after_in_child
+    )
 
 
 class _Host(threading.Thread):

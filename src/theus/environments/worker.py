@@ -482,6 +482,8 @@ class WorkerEnvironment:
             "Make it inside the process, get it with ctx.resource(...), or say environment='thread'.",
             process=process,
             what=what,
+            reason=text_of(error),
+            ran=False,
         )
 
     # --- back ---
@@ -511,6 +513,8 @@ class WorkerEnvironment:
                 "Nothing of it was committed.",
                 process=name,
                 what=what,
+                reason=text_of(error),
+                ran=True,
             ) from error
         value, records, reads, ops, messages, emits, (base, wall, cpu, violations, kept) = content
         definition.took(wall)
@@ -533,12 +537,14 @@ class WorkerEnvironment:
             place = self._places[number] = self.place.format(number)
         return place
 
-    def _failed(self, process: str, what: str, reason: str, does_not_load: bool) -> NotTransferable:
+    def _failed(self, process: str, what: str, reason: str, ran: bool, does_not_load: bool) -> NotTransferable:
         return NotTransferable(
             f"process {process!r} went to a {self.noun}, but this cannot cross: {what} ({reason}). "
             "Nothing of it was committed. Return or write plain values, or say environment='thread'.",
             process=process,
             what=what,
+            reason=reason,
+            ran=ran,
         )
 
 

@@ -1,19 +1,25 @@
 """Four trainings on all cores, beside other pools: how much quicker than one after the other in this thread.
 
 The least of some rounds, in turns: differences between pools are less than what a shared machine adds.
+
+And how long it takes to go on after a process has died: an executor is broken then, and another takes its place.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
 from typing import Any
 
-from benchmarks.bench_worker import BASELINE, Joblib, Pool, makers
+from benchmarks.bench_worker import BASELINE, Joblib, Pool, Standard, makers
 from benchmarks.measure import table
-from benchmarks.trainings import plain, with_numpy, with_sklearn
+from benchmarks.trainings import die, loaded_numpy, loaded_sklearn, plain, with_numpy, with_sklearn
 from theus.environments.worker import usable_cpus
+from theus.errors import EnvironmentBroken
 
 ROUNDS = 6
 TRAININGS = 4
@@ -35,6 +41,26 @@ def train_here(training: Callable[[int], float]) -> float:
     for _ in range(TRAININGS):
         training(1)
     return time.perf_counter() - started
+
+
+async def go_on(make: Callable[[], Pool], function: Callable[[], str]) -> float:
+    """Milliseconds from the death of a process to the next result of a function, the median after the first time."""
+    pool = make()
+    seen = []
+    for _ in range(ROUNDS + 1):
+        await pool.ask(function)
+        with contextlib.suppress(BrokenExecutor, EnvironmentBroken):
+            await pool.ask(die)
+        started = time.perf_counter()
+        old = pool
+        if isinstance(pool, Standard):
+            pool = make()
+        await pool.ask(function)
+        seen.append(time.perf_counter() - started)
+        if pool is not old:
+            await old.close()
+    await pool.close()
+    return statistics.median(seen[1:]) * 1e3
 
 
 async def measure() -> None:
@@ -62,6 +88,11 @@ async def measure() -> None:
         )
     for pool in pools.values():
         await pool.close()
+    some = {name: make for name, make in makers(1).items() if name in ("theus worker", BASELINE, "loky")}
+    for function in (loaded_numpy, loaded_sklearn):
+        name = function.__name__.removeprefix("loaded_")
+        figures = {pool: await go_on(make, function) for pool, make in some.items()}
+        table(f"from the death of a process to the next result, with {name} loaded", figures, BASELINE, unit="ms")
 
 
 def main() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 
 
 def plain(seed: int) -> float:
@@ -39,3 +41,22 @@ def with_sklearn(seed: int) -> float:
     rows = np.random.default_rng(seed).random((2000, 20))
     forest = RandomForestClassifier(60, random_state=seed).fit(rows, rows.sum(axis=1) > 10)
     return float(forest.score(rows, rows.sum(axis=1) > 10))
+
+
+def loaded_numpy() -> str:
+    """Needs numpy, and does nothing with it."""
+    import numpy as np
+
+    return np.__version__
+
+
+def loaded_sklearn() -> str:
+    """Needs what the forest needs, and does nothing with it."""
+    import sklearn.ensemble
+
+    return sklearn.__version__
+
+
+def die() -> None:
+    """Takes its process along."""
+    os.kill(os.getpid(), signal.SIGKILL)

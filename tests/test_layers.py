@@ -57,6 +57,7 @@ FAR = {"theus.environments"} | {
         "far_control",
         "far_host",
         "far_parts",
+        "far_template",
         "parts",
         "far_interpreter",
         "faults",

@@ -4,6 +4,7 @@ import asyncio
 import sys
 
 import pytest
+from worker_tools import fork, start
 
 from theus.clock import SystemClock
 from theus.environments.in_turn import InTurnEnvironment
@@ -43,7 +44,8 @@ MAKERS = {
     "own loop": lambda: OwnLoop(Portal(None)),
     "thread": lambda: ThreadEnvironment(SystemClock(), 3),
     "in turn": InTurn,
-    "worker": lambda: WorkerEnvironment(1, resources=RESOURCES),
+    "worker": lambda: start(WorkerEnvironment(1, resources=RESOURCES)),
+    "forked worker": lambda: fork(WorkerEnvironment(1, resources=RESOURCES)),
 }
 if sys.version_info >= (3, 14):
     from theus.environments.interpreter import InterpreterEnvironment
@@ -54,7 +56,7 @@ if sys.version_info >= (3, 14):
 @pytest.fixture(scope="module")
 def kept():
     """Environments that live through many checks: quicker, and what one check leaves behind would show in the next."""
-    environments = {name: MAKERS[name]() for name in MAKERS if name in ("worker", "interpreter")}
+    environments = {name: MAKERS[name]() for name in MAKERS if name in ("worker", "forked worker", "interpreter")}
     stops = [environment.stop for environment in environments.values()]
 
     async def stay(grace):

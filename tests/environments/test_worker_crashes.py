@@ -8,12 +8,14 @@ import threading
 import crash_bodies as bodies
 import pytest
 from crash_bodies import WhenOpened, WhenPacked
-from worker_tools import begin, call, is_gone, nothing_left, until, wait_until, workers
+from worker_tools import begin, call, fork, is_gone, nothing_left, start, until, wait_until, workers
 
 from theus.environments.worker import WorkerEnvironment
 from theus.errors import CallTimeout, EnvironmentBroken, NotTransferable
 from theus.processes import Process, process
 from theus.testing.environments import EngineStub, make_call
+
+STARTS = [pytest.param(start, id="started"), pytest.param(fork, id="forked")]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -22,12 +24,14 @@ def clean():
         yield
 
 
-@pytest.fixture(scope="module")
-def pool(clean):
+@pytest.fixture(scope="module", params=STARTS)
+def pool(clean, request):
     """One environment for the whole table: it has to heal again and again."""
     lost = []
     environment = WorkerEnvironment(2, on_lost=lambda call, environment, code: lost.append((call.process.name, code)))
+    request.param(environment)
     yield environment, lost
+    assert bool(environment._pool.templates.alive) == (request.param is fork)  # to the end
     asyncio.run(environment.stop(2.0))
 
 
@@ -124,12 +128,14 @@ def test_one_that_dies_while_it_starts_costs_one_call(death, code, tmp_path, mon
     asyncio.run(main())
 
 
-def test_no_process_thread_or_descriptor_remains_after_each_kind_of_end():
+@pytest.mark.parametrize("how_to_start", STARTS)
+def test_no_process_thread_or_descriptor_remains_after_each_kind_of_end(how_to_start):
     for function, args in ((bodies.leave, (7,)), (bodies.close_all, ()), (bodies.give, (threading.Lock(),))):
         with nothing_left():
 
             async def main(function=function, args=args):
                 async with workers() as environment:
+                    how_to_start(environment)
                     await asyncio.gather(environment.run(make_call(Process(function), *args)), return_exceptions=True)
 
             asyncio.run(main())
@@ -146,9 +152,11 @@ def test_no_process_thread_or_descriptor_remains_after_each_kind_of_end():
         (bodies.leave_thread, "left"),
     ],
 )
-def test_what_a_worker_survives(function, expected):
+@pytest.mark.parametrize("how_to_start", STARTS)
+def test_what_a_worker_survives(how_to_start, function, expected):
     async def main():
         async with workers(1) as environment:
+            how_to_start(environment)
             assert await call(environment, function) == expected
             pid = environment.workers()[0].pid
             assert await call(environment, bodies.give, "again") == "again"
@@ -177,9 +185,11 @@ def test_a_group_of_errors_comes_back_whole():
     "function", [bodies.spin, bodies.spin_and_swallow, bodies.stop_self, bodies.start_program_and_hang]
 )
 @pytest.mark.parametrize("how", ["timeout", "cancel"])
-def test_a_body_that_does_not_end_is_ended(function, how, tmp_path):
+@pytest.mark.parametrize("how_to_start", STARTS)
+def test_a_body_that_does_not_end_is_ended(how_to_start, function, how, tmp_path):
     async def main():
         async with workers(1) as environment:
+            how_to_start(environment)
             if how == "timeout":
                 task, file = await begin(environment, function, tmp_path)
             else:
@@ -197,11 +207,13 @@ def test_a_body_that_does_not_end_is_ended(function, how, tmp_path):
     asyncio.run(main())
 
 
-def test_a_child_that_keeps_the_stream_open_does_not_hide_the_death(tmp_path):
+@pytest.mark.parametrize("how_to_start", STARTS)
+def test_a_child_that_keeps_the_stream_open_does_not_hide_the_death(how_to_start, tmp_path):
     file = tmp_path / "pid"
 
     async def main():
         async with workers(1) as environment:
+            how_to_start(environment)
             with pytest.raises(EnvironmentBroken) as failure:
                 await call(environment, bodies.leave_child_and_die, str(file))
             assert failure.value.exit_code == 3

@@ -257,7 +257,12 @@ def test_workers_outlive_the_thread_that_first_used_them():
     asyncio.run(environment.stop(2.0))
 
 
-def test_a_forked_child_has_workers_of_its_own(tmp_path):
+@pytest.mark.parametrize(
+    "start",
+    ["environment._pool.templates.give_up('')", "environment._pool.templates.note(['json'])"],
+    ids=["started", "forked"],
+)
+def test_a_forked_child_has_workers_of_its_own(start, tmp_path):
     out = run_program(
         tmp_path,
         """
@@ -268,6 +273,7 @@ def pid():
     return os.getpid()
 
 environment = WorkerEnvironment(1)
+START
 before = asyncio.run(call(environment, pid))
 child = os.fork()
 if child == 0:
@@ -289,7 +295,7 @@ if forgets == 0:
 os.waitpid(forgets, 0)
 assert asyncio.run(call(environment, pid)) == before
 print("parent keeps its own")
-""",
+""".replace("START", start),
     )
     assert out.splitlines() == ["child has its own", "parent keeps its own"]
 

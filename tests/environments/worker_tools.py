@@ -75,6 +75,18 @@ def nothing_left(but=()):
     wait_until(lambda: not left(), "no descriptor")
 
 
+def fork(environment):
+    """Have its workers come from a template, as where a heavy import was seen."""
+    environment._pool.templates.note(["json"])
+    return environment
+
+
+def start(environment):
+    """Have its workers started one by one, whatever they import."""
+    environment._pool.templates.give_up("the test is of those that are started")
+    return environment
+
+
 @contextlib.asynccontextmanager
 async def workers(capacity=2, **options):
     """A worker environment that is stopped at the end."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dis
 import enum
 import functools
+import os
 import sys
 import weakref
 from collections import deque
@@ -188,13 +189,17 @@ def settings_of(function: Any) -> Sequence[tuple[str, str]]:
     return list(found)
 
 
+#: Where the standard library lies; not all of its modules are in its list of names.
+_STANDARD = os.path.join(os.path.dirname(os.__file__), "")  # noqa: PTH118, PTH120 - pathlib need not be loaded
+
+
 @functools.lru_cache(maxsize=4096)
 def is_own(module: str) -> bool:
     """Whether a module is the user's, and not of the standard library or an installed one."""
     package = module.partition(".")[0]
     file = getattr(sys.modules.get(module), "__file__", None)
     is_library = package in sys.stdlib_module_names or package == "theus" or file is None or "-packages" in file
-    return module == "__main__" or not is_library
+    return module == "__main__" or not (is_library or str(file).startswith(_STANDARD))
 
 
 @functools.lru_cache(maxsize=4096)

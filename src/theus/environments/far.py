@@ -23,13 +23,14 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextvars import Context
-from time import thread_time
+from time import perf_counter, thread_time
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from theus.calls import Call, Outcome
 from theus.context import is_elsewhere
 from theus.environments import wire
+from theus.environments.changes import is_own
 from theus.environments.far_blocks import FarBlocks
 from theus.environments.far_book import FarBook
 from theus.environments.far_control import Control, ProcessControl, Stopped, end_group, end_with
@@ -52,6 +53,8 @@ Envelope = tuple[Any, ...]
 #: Of CALLS: token, attempt, key, deadline, strict · definitions, dropped definitions · for each its arguments or payload
 Parcels = Sequence[Parcel | None]
 
+HEAVY = 0.03  #: seconds of loading modules from which on the next worker should have them already
+PER_MODULE = 0.0006  #: seconds that one takes, for those that a body imports: how long that took is not seen apart
 _NO_MORE = (None, (), (), (), ())
 
 
@@ -81,6 +84,8 @@ class FarSide:
         self._waiting: deque[wire.Frame] = deque()
         self._snapshot: Any = None  #: a parcel until it is used
         self._config: Any = None
+        self._loading = 0.0  #: seconds that it took to load these:
+        self._loaded: list[str] = []  #: not the user's modules, and not told of yet
 
     def serve(self) -> None:
         """Run calls in the order in which they come."""
@@ -178,7 +183,7 @@ class FarSide:
         """Run a call, if it has not been handed back. ``given``: its packed payload, or its arguments alone."""
         if not self._control.begin(seq):
             return
-        opening = "the process"
+        opening, modules = "the process", len(sys.modules)
         try:
             process = self._process(envelope[0])
             opening = "its arguments"
@@ -205,6 +210,8 @@ class FarSide:
             self._line.send(wire.VALUE, seq, [marshal.dumps((outcome.value, outcome.wall))])
         else:
             self._answer(seq, outcome)
+        if len(sys.modules) > modules:
+            self._note_loaded(modules, min(outcome.wall, (len(sys.modules) - modules) * PER_MODULE))
 
     def _process(self, token: int) -> Process[Any, Any]:
         """The process of that token."""
@@ -223,10 +230,24 @@ class FarSide:
         return payload
 
     def _learn(self, definitions: Sequence[tuple[int, bytes]], dropped: Sequence[int]) -> None:
+        before, started = len(sys.modules), perf_counter()
         try:
             self._book.learn(definitions, dropped)
         except FAULTS:
             pass  # who uses the definition fails with this error; here nobody would hear of it
+        if len(sys.modules) > before:
+            self._note_loaded(before, perf_counter() - started)
+
+    def _note_loaded(self, before: int, seconds: float) -> None:
+        """Modules came to be, after so many; once they are heavy, tell the near side, whose next worker may be forked with them."""
+        loaded = [name for name in list(sys.modules)[before:] if not is_own(name)]
+        if not loaded:
+            return
+        self._loading += seconds
+        self._loaded += loaded
+        if self._loading >= HEAVY:
+            self._line.send(wire.LOADED, 0, [marshal.dumps(self._loaded)])
+            self._loading, self._loaded = 0.0, []
 
     def _open_config(self) -> Any:
         if isinstance(self._config, Parcel):

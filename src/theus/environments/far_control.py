@@ -191,7 +191,7 @@ class ProcessControl(Control):
     def _listen(self) -> None:
         reader = wire.Reader(self._sock)
         select.select([self._sock], [], [], 0.2)  # let the first call start before ctypes is loaded
-        _die_with_parent(self._parent)
+        die_with_parent(self._parent)
         try:
             while True:
                 if not select.select([self._sock], [], [], 1.0)[0]:
@@ -227,7 +227,7 @@ def _ignore(number: int, frame: FrameType | None) -> None:
     pass
 
 
-def _die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """Have the system kill this process when its parent ends, in whatever state it is (Linux)."""
     if sys.platform != "linux":
         return  # the control thread looks at the parent's id instead

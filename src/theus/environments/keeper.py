@@ -14,6 +14,8 @@ from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from theus.environments.forked_process import STARTING, Template
+
 if TYPE_CHECKING:
     from theus.environments.peer import Peer
     from theus.environments.pool import Pool
@@ -112,6 +114,9 @@ class Keeper:
         """Wait for something to do and do it. Gives whether all is over."""
         pool = self._pool
         with pool.lock:
+            for template in pool.templates.alive:
+                if template.exit_fd is not None and template.exit_fd not in self._selector.get_map():
+                    self._selector.register(template.exit_fd, selectors.EVENT_READ, template)
             self._sleeps_until = self._next_time()
             pause = None if self._sleeps_until == _NEVER else max(0.0, self._sleeps_until - monotonic())
         ready = self._selector.select(pause)
@@ -126,9 +131,10 @@ class Keeper:
             self._reap(now)
             pool.tidy()
             pool.fill(now)
-            if pool.ends_at is not None and not pool.workers and not pool.dying:
+            workers = len(pool.workers) + len(pool.dying) + len(pool.starting)
+            if pool.ends_at is not None and not workers and pool.templates.end(now):
                 return True
-            room = max(0, pool.capacity - len(pool.workers) - len(pool.dying))
+            room = max(0, pool.capacity - workers)
             missing = min(room, sum(job.left for job in islice(pool.queue, room)))
         pool.handle_loose()
         for _ in range(missing):
@@ -139,8 +145,8 @@ class Keeper:
         """When something falls due by itself."""
         pool = self._pool
         times = [worker.check_at for worker in pool.dying]
-        if pool.ends_at is not None:
-            times.append(pool.ends_at)
+        times += [worker.check_at for worker in pool.starting]
+        times += [moment for moment in (pool.ends_at, pool.templates.ends_at) if moment is not None]
         for worker in pool.workers:
             if worker.calls:
                 job = worker.calls[0]
@@ -151,12 +157,18 @@ class Keeper:
         return min(times, default=_NEVER)
 
     def _attend(self, key: selectors.SelectorKey, events: int) -> None:
-        worker: Peer | None = key.data
+        worker: Peer | Template | None = key.data
         if worker is None:
             try:
                 self._woken_end.recv(4096)
             except OSError:
                 pass
+        elif isinstance(worker, Template):
+            if worker.is_gone():
+                self._selector.unregister(key.fd)
+                self._pool.templates.bury(worker)
+        elif worker in self._pool.starting:
+            self._end_start(worker, worker.failed_to_start())
         elif key.fd == worker.exit_fd:
             self._selector.unregister(key.fd)
             worker.close_exit_fd()
@@ -172,6 +184,13 @@ class Keeper:
         if pool.forgotten and pool.ends_at is None:
             pool.begin_closing(now + AT_EXIT)
         closing = pool.ends_at is not None and now >= pool.ends_at
+        if closing and not pool.workers:  # what is still there waits for its template to reap it
+            pool.templates.kill()
+        for worker in list(pool.starting):
+            if pool.ends_at is not None:
+                self._end_start(worker, "it is not needed")
+            elif now >= worker.check_at:
+                self._end_start(worker, f"it has not answered for {STARTING:g} s")
         for worker in list(pool.workers):
             if closing:
                 worker.kill()
@@ -209,14 +228,36 @@ class Keeper:
                 pool.fail_first(error)
             return
         with pool.lock:
-            pool.workers.append(worker)
-            if worker.exit_fd is not None:
-                self._selector.register(worker.exit_fd, selectors.EVENT_READ, worker)
-            self.watch(worker)
-            if pool.ends_at is not None:
-                worker.end(0)
+            if worker.carrier.start_fd is None:
+                self._take_on(worker)
             else:
-                pool.fill(monotonic())
+                worker.check_at = monotonic() + STARTING
+                pool.starting.append(worker)
+                self._selector.register(worker.carrier.start_fd, selectors.EVENT_READ, worker)
+
+    def _end_start(self, worker: Peer, failure: str) -> None:
+        """A worker that was asked of a template is there, or is not."""
+        pool = self._pool
+        pool.starting.remove(worker)
+        assert worker.carrier.start_fd is not None
+        self._selector.unregister(worker.carrier.start_fd)
+        if failure:
+            worker.disown()
+            pool.templates.give_up(failure)
+        else:
+            self._take_on(worker)
+
+    def _take_on(self, worker: Peer) -> None:
+        """It has been started."""
+        pool = self._pool
+        pool.workers.append(worker)
+        if worker.exit_fd is not None:
+            self._selector.register(worker.exit_fd, selectors.EVENT_READ, worker)
+        self.watch(worker)
+        if pool.ends_at is not None:
+            worker.end(0)
+        else:
+            pool.fill(monotonic())
 
     def _reap(self, now: float) -> None:
         for worker in [worker for worker in self._pool.dying if worker.is_gone(now)]:

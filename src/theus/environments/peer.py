@@ -34,10 +34,12 @@ _FIRST_CHECK, _LAST_CHECK = 0.0005, 0.05  # seconds between looks at whether a d
 class Carrier(Protocol):
     """What a worker runs in. Starting one takes the far ends of its two sockets, and may raise OSError."""
 
-    def __init__(self, far: socket.socket, far_control: socket.socket) -> None: ...
-
-    number: int  #: the process's id, or the interpreter's
+    start_fd: int | None  #: becomes readable when it is known whether it has been started, if that is not known at once
     exit_fd: int | None  #: becomes readable when it has ended, where there is such a thing; whoever reads it closes it
+
+    @property
+    def number(self) -> int:
+        """The process's id, or the interpreter's."""
 
     @property
     def exit_code(self) -> int | None:
@@ -46,6 +48,9 @@ class Carrier(Protocol):
     @property
     def is_lost(self) -> bool:
         """Whether it was told to end, did not, and runs on."""
+
+    def failed_to_start(self) -> str:
+        """Why it has not been started, or ""; to be asked once, when ``start_fd`` is readable."""
 
     def kill(self) -> None:
         """End it by force, with whatever it started. Again and again if need be."""
@@ -73,11 +78,11 @@ class Limits(NamedTuple):
 class Peer:
     """A worker and the two sockets to it."""
 
-    def __init__(self, carrier: type[Carrier], blocks: Blocks) -> None:
+    def __init__(self, start: Callable[[socket.socket, socket.socket], Carrier], blocks: Blocks) -> None:
         self.sock, far = socket.socketpair()
         self.control, far_control = socket.socketpair()
         try:
-            self.carrier = carrier(far, far_control)
+            self.carrier = start(far, far_control)
         except BaseException:
             self.sock.close()
             self.control.close()
@@ -103,7 +108,7 @@ class Peer:
         self.unsent: list[wire.Bytes] = []
         self.dropped: list[int] = []  #: definitions to forget
         self.known: dict[int, int] = {}  #: definition -> version
-        self.check_at = 0.0  #: when to look whether it is gone, once it is dying
+        self.check_at = 0.0  #: when to look whether it is gone, once it is dying; until when its start is waited for
         self._pause = _FIRST_CHECK
         self.ledger = Ledger(blocks)
         self._loaded: set[int] = set()  #: processes that ran here
@@ -303,6 +308,12 @@ class Peer:
         except OSError:  # it is dying, or has not listened for hundreds of messages; a kill does not need it
             pass
 
+    def failed_to_start(self) -> str:
+        """Why its carrier has not been started, once that is known, or ""."""
+        reason = self.carrier.failed_to_start()
+        self.exit_fd = self.carrier.exit_fd
+        return reason
+
     def kill(self) -> None:
         """End it by force, with whatever it started."""
         self.carrier.kill()
@@ -322,7 +333,7 @@ class Peer:
         return False
 
     def disown(self) -> None:
-        """In a child that the engine's process forked: close the sockets and forget the carrier."""
+        """In a child that the engine's process forked, or if it was not started: close the sockets and forget the carrier."""
         self.sock.close()
         self.close()
         self.carrier.disown()

@@ -6,7 +6,7 @@ Who does what::
     the keeper thread      starts workers, watches times, sends what a full socket did not take,
                            buries the dead, reads where no loop does                                  (keeper.py)
 
-A worker::
+A worker (before that it may have been asked of a template, see ``forked_process.py``)::
 
     starting ──READY──> ready ──STOP──> ending ──┐
         │                 │                      ├──> dying ──> reaped: its jobs are settled, another takes its place
@@ -44,6 +44,7 @@ from typing import TYPE_CHECKING
 
 from theus.environments import wire
 from theus.environments.batch import Batch, Series
+from theus.environments.forked_process import Templates
 from theus.environments.keeper import AT_EXIT, PATIENCE, Keeper
 from theus.environments.losses import Kind, broken, closed, not_started
 from theus.environments.mailbox import CombiningLock, Mailbox, Post, do_all, guarded
@@ -51,6 +52,7 @@ from theus.environments.near_blocks import Blocks
 from theus.environments.owners import Owners
 from theus.environments.parcel import FAULTS, Parcel
 from theus.environments.peer import Carrier, Limits, Peer
+from theus.environments.worker_process import WorkerProcess
 from theus.errors import NotTransferable
 
 if TYPE_CHECKING:
@@ -88,12 +90,14 @@ class Pool:
         self.queue: deque[Job] = deque()
         self.workers: list[Peer] = []
         self.dying: list[Peer] = []
+        self.starting: list[Peer] = []  #: asked of a template
         self.ends_at: float | None = None  #: once it closes: when what still runs is killed
         self.forgotten = False
         self.closed: Future[None] = Future()
         self.closed.set_running_or_notify_cancel()  # who waits for it may be cancelled, it may not
         self.keeper: Keeper | None = None
         self.post = Post(on_log)
+        self.templates = Templates(possible=carrier is WorkerProcess)
         self.blocks = Blocks(self._wake)
         self._owners = Owners(self)
         self._arrived: deque[Job] = deque()
@@ -181,8 +185,9 @@ class Pool:
 
     def disown(self) -> None:
         """In a child that this process forked: close what belongs to the parent. Nothing of it is told to the workers."""
-        for worker in [*self.workers, *self.dying]:
+        for worker in [*self.workers, *self.dying, *self.starting]:
             worker.disown()
+        self.templates.disown()
         self.blocks.close()
         if self.keeper is not None:
             self.keeper.close()
@@ -238,7 +243,7 @@ class Pool:
 
     def new_worker(self) -> Peer:
         """Start a worker. Without the lock."""
-        return Peer(self._carrier, self.blocks)
+        return Peer(self.templates.worker() or self._carrier, self.blocks)
 
     def fill(self, now: float) -> None:
         """Give waiting jobs to workers that are free."""
@@ -491,6 +496,8 @@ class Pool:
         elif kind == wire.BLOCKS:
             numbers, as_new = marshal.loads(frame.parts[0])  # noqa: S302 - from a process that we started
             worker.ledger.take_back(numbers, as_new=as_new)
+        elif kind == wire.LOADED:
+            self.templates.note(marshal.loads(frame.parts[0]))  # noqa: S302 - from a process that we started
         elif kind == wire.READY:
             worker.ready = True
             if worker.calls:
@@ -599,6 +606,7 @@ class Pool:
             worker.kill()
             for job in worker.calls:
                 self._close(job)
+        self.templates.kill()
         self.begin_closing(0.0)
 
     def release(self) -> None:

@@ -37,6 +37,7 @@ class SubInterpreter:
     """A sub-interpreter and its host (a ``Carrier``, see ``peer.py``)."""
 
     exit_code: int | None = None  #: it has none
+    start_fd: int | None = None  #: it starts at once
 
     def __init__(self, far: socket.socket, far_control: socket.socket) -> None:
         self.number = 0  #: until it has been made
@@ -57,6 +58,10 @@ class SubInterpreter:
             self.disown()
             os.close(self.exit_fd)
             raise OSError(str(error)) from error
+
+    def failed_to_start(self) -> str:
+        """It has not."""
+        return ""
 
     def kill(self) -> None:
         """Have its body ended at the next line; give it up if that does not come."""

@@ -26,7 +26,9 @@ message      way       content
 ``DONE``     far→near  the outcome of a call
 ``VALUE``    far→near  the same of one of CALLS that has a simple value and nothing else: value, seconds (marshal)
 ``FAILED``   far→near  a value could not cross: what, and why
+``LOADED``   far→near  modules that were loaded with definitions, and took long: the next worker may have them from a template
 ``RETURNED`` far→near  calls that had not begun are given back: ``seq`` … the number in the part
+``FORK``     template  a worker is asked for: modules that it may have loaded, its descriptors (``far_template.py``)
 ``RECALL``   control   give back what has not begun, up to ``seq``
 ``STOP``     control   give back everything, interrupt call ``seq`` if it is the one that runs (0: let it end), then exit
 ===========  ========  =================================================================================
@@ -54,8 +56,9 @@ from typing import Any, NamedTuple
 from theus.state.values import FIXED
 
 SETUP, CALL, END, BLOCKS, PART, CALLS = 1, 2, 3, 4, 5, 6
-READY, STARTED, REPORT, LOG, DONE, FAILED, RETURNED, FETCH, VALUE = 11, 12, 13, 14, 15, 16, 17, 18, 19
+READY, STARTED, REPORT, LOG, DONE, FAILED, RETURNED, FETCH, VALUE, LOADED = 11, 12, 13, 14, 15, 16, 17, 18, 19, 20
 RECALL, STOP = 21, 22
+FORK = 31
 
 PLAIN = 1  #: flag: one part, a pickle that names no definitions, so the C function ``pickle.loads`` will do
 SHAPED = 2  #: flag: the last part says what the others are

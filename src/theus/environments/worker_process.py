@@ -7,28 +7,49 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Protocol
 
 from theus.environments.losses import exit_in_words
 
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0  # bytes
 
 
+class Child(Protocol):
+    """What is asked of ``Popen``, and of what was started in another way."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        """The exit code, once it has ended; reaps it."""
+
+
 class WorkerProcess:
-    """A worker process (a ``Carrier``, see ``peer.py``)."""
+    """A worker process (a ``Carrier``, see ``peer.py``). ``start``: starts it with what it has of us."""
 
     is_lost = False  #: what is killed ends
+    start_fd: int | None = None  #: it starts at once
 
-    def __init__(self, far: socket.socket, far_control: socket.socket) -> None:
+    def __init__(self, *far: socket.socket, start: Callable[..., Child] | None = None) -> None:
         lifeline, self._lifeline = os.pipe()  # its far end tells the worker that we are gone
         try:
-            self._process = _start(far, far_control, lifeline)
+            self._process: Child = (start or start_python)(*far, lifeline)
         except BaseException:
             os.close(self._lifeline)
             raise
         finally:
             os.close(lifeline)
-        self.number = self._process.pid
-        self.exit_fd = _exit_fd(self.number)
+        self.exit_fd = exit_fd_of(self.number)
+
+    @property
+    def number(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    def failed_to_start(self) -> str:
+        """It has not."""
+        return ""
 
     @property
     def exit_code(self) -> int | None:
@@ -70,29 +91,33 @@ class WorkerProcess:
 
     def end_in_words(self) -> str:
         """Its exit code, and what that means."""
-        return exit_in_words(self._process.returncode)
+        code = self._process.returncode
+        assert code is not None
+        return exit_in_words(code)
 
 
-def _start(far: socket.socket, far_control: socket.socket, lifeline: int) -> subprocess.Popen[bytes]:
+def start_python(*given: socket.socket | int, module: str = "far") -> subprocess.Popen[bytes]:
+    """Start a Python that runs ``main`` of a module here with these descriptors and our process id."""
+    fds = [one if isinstance(one, int) else one.fileno() for one in given]
     # Nothing of the program is imported there, so a script without a __main__ guard does not run again.
     code = (
-        f"import gc, sys; gc.disable(); sys.path[:] = {[str(path) for path in sys.path]!r}; from theus.environments.far import main; "
-        f"main({far.fileno()}, {far_control.fileno()}, {lifeline}, {os.getpid()})"
+        f"import gc, sys; gc.disable(); sys.path[:] = {[str(path) for path in sys.path]!r}; "
+        f"from theus.environments.{module} import main; main(*{fds}, {os.getpid()})"
     )
     return subprocess.Popen(  # noqa: S603 - the interpreter that runs here
         [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", code],  # type: ignore[attr-defined]
         stdin=subprocess.DEVNULL,
-        pass_fds=(far.fileno(), far_control.fileno(), lifeline),
+        pass_fds=fds,
         process_group=0,  # Ctrl-C on the terminal is for us; and what a worker starts can be killed with it
     )
 
 
-def _exit_fd(pid: int) -> int | None:
+def exit_fd_of(pid: int) -> int | None:
     """A descriptor that becomes readable when the process ends, where there is such a thing.
 
     The end of the stream says the same, unless a child that a body forked holds the other end open.
     """
     try:
-        return os.pidfd_open(pid) if sys.platform == "linux" else None
+        return os.pidfd_open(pid) if sys.platform == "linux" and pid else None
     except (OSError, AttributeError):
         return None

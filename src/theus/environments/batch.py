@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from theus.environments.job import Told
     from theus.protocols import Call, Calls
 
-#: What a call gave, if that is simple: its place in the batch, the value, the seconds it took, the number of its worker.
-Value = tuple[int, Any, float, int]
+#: What calls in a row gave, if that is simple: the place of the first one, of each its value and the seconds that it took,
+#: the number of their worker.
+Row = tuple[int, list[tuple[Any, float]], int]
 #: What a call is given: its arguments if they are simple, else its packed payload.
 Entry = tuple[Any, ...] | bytes
 
@@ -50,7 +51,7 @@ class Batch(ABC):
 
     def __init__(self) -> None:
         self.jobs: set[Job] = set()  #: all that may be on their way; the pool's, once it has them
-        self.values: deque[Value] = deque()  #: arrived, and not yet taken
+        self.rows: deque[Row] = deque()  #: arrived, and not yet taken
 
     @abstractmethod
     def call(self, place: int) -> Call:
@@ -65,7 +66,7 @@ class Batch(ABC):
         """The one in which it was made."""
 
     @abstractmethod
-    def take_values(self) -> None:
+    def take_rows(self) -> None:
         """On the loop: take the values that have arrived."""
 
 
@@ -108,21 +109,22 @@ class Singles(Batch):
         """The caller's."""
         return self._contexts[place]
 
-    def take_values(self) -> None:
+    def take_rows(self) -> None:
         """On the loop: hand the values that have arrived to those who wait for them."""
-        values, futures = self.values, self._futures
-        while values:
-            place, value, seconds, number = values.popleft()
-            future = futures[place]
-            if not future.done():
-                future.set_result((wire.VALUE, (value, seconds), number))
+        rows, futures = self.rows, self._futures
+        while rows:
+            first, values, number = rows.popleft()
+            for place, value in enumerate(values, first):
+                future = futures[place]
+                if not future.done():
+                    future.set_result((wire.VALUE, value, number))
 
 
 class Items(Batch):
     """Calls that one caller made at once.
 
     ``over``: done when all are answered, or nobody wants the rest. ``take``: is given the place and the outcome of each,
-    and gives whether to go on. ``open_answer``, ``open_value``: make an outcome of what a worker said.
+    and gives whether to go on. ``open_answer``, ``open_row``: make outcomes of what a worker said.
     """
 
     gives_way = True
@@ -134,7 +136,7 @@ class Items(Batch):
         over: asyncio.Future[None],
         take: Callable[[int, Outcome], bool],
         open_answer: Callable[[Call, Any], Outcome],
-        open_value: Callable[[Value], Outcome],
+        open_row: Callable[[list[tuple[Any, float]], int], list[Outcome]],
     ) -> None:
         super().__init__()
         self.calls = calls
@@ -143,7 +145,7 @@ class Items(Batch):
         self._context = context
         self._take = take
         self._open_answer = open_answer
-        self._open_value = open_value
+        self._open_row = open_row
 
     def call(self, place: int) -> Call:
         """The call at a place, made anew."""
@@ -168,12 +170,13 @@ class Items(Batch):
                 outcome = Outcome(error=failure)
         self._end(place, outcome)
 
-    def take_values(self) -> None:
+    def take_rows(self) -> None:
         """On the loop: take the values that have arrived."""
-        values = self.values
-        while values:
-            value = values.popleft()
-            self._end(value[0], self._open_value(value))
+        rows, end = self.rows, self._end
+        while rows:
+            first, values, number = rows.popleft()
+            for place, outcome in enumerate(self._open_row(values, number), first):
+                end(place, outcome)
 
     def _end(self, place: int, outcome: Outcome) -> None:
         over = self.over

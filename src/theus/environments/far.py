@@ -28,7 +28,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from theus.calls import Call, Outcome
-from theus.context import is_elsewhere
+from theus.context import here, is_elsewhere
 from theus.environments import wire
 from theus.environments.changes import is_own
 from theus.environments.far_blocks import FarBlocks
@@ -86,6 +86,8 @@ class FarSide:
         self._config: Any = None
         self._loading = 0.0  #: seconds that it took to load these:
         self._loaded: list[str] = []  #: not the user's modules, and not told of yet
+        self._context = Context()  #: of which each body has a copy
+        self._context.run(here)  # or each copy would have to make one
 
     def serve(self) -> None:
         """Run calls in the order in which they come."""
@@ -167,7 +169,7 @@ class FarSide:
 
     def _take(self, frame: wire.Frame) -> None:
         envelope: Envelope = marshal.loads(frame.parts[0])  # noqa: S302 - from the process that started us
-        self._begin(frame.seq, envelope, self._remember(envelope, frame) or ())
+        self._do(frame.seq, envelope, self._remember(envelope, frame) or ())
 
     def _take_many(self, frame: wire.Frame) -> None:
         head = marshal.loads(frame.parts[0])  # noqa: S302 - from the process that started us
@@ -175,15 +177,40 @@ class FarSide:
         if definitions or dropped:
             self._learn(definitions, dropped)
         envelope = (token, attempt, key, deadline, strict, False, (), (), (), False, False)
+        begin, run, finish = self._control.begin, self._run, self._finish
+        opened: tuple[Call, Sequence[Any]] | None = None
         for seq, entry in enumerate(entries, frame.seq):
-            given = Parcel(entry, (), True) if type(entry) is bytes else entry
-            self._begin(seq, envelope, given, in_series=True)
+            if type(entry) is bytes:
+                self._do(seq, envelope, Parcel(entry, (), True), in_series=True)
+            elif begin(seq):
+                modules = len(sys.modules)
+                # They differ in their arguments alone. What a body leaves behind knows its attempt, not this.
+                opened = opened or self._open(seq, envelope, entry)
+                if opened is not None:
+                    opened[0].args = entry
+                    finish(seq, run(*opened, measure_cpu=False), modules, in_series=True)
 
-    def _begin(self, seq: int, envelope: Envelope, given: Parcel | tuple[Any, ...], *, in_series: bool = False) -> None:
+    def _do(self, seq: int, envelope: Envelope, given: Parcel | tuple[Any, ...], *, in_series: bool = False) -> None:
         """Run a call, if it has not been handed back. ``given``: its packed payload, or its arguments alone."""
         if not self._control.begin(seq):
             return
-        opening, modules = "the process", len(sys.modules)
+        modules = len(sys.modules)
+        opened = self._open(seq, envelope, given)
+        if opened is None:
+            return
+        call, variables = opened
+        del given, opened  # the call alone keeps its arguments, and ends with the body
+        if envelope[5]:
+            self._line.send(wire.STARTED, seq, [])
+        outcome = self._run(call, variables, measure_cpu=envelope[10])
+        del call
+        self._finish(seq, outcome, modules, in_series=in_series)
+
+    def _open(
+        self, seq: int, envelope: Envelope, given: Parcel | tuple[Any, ...]
+    ) -> tuple[Call, Sequence[tuple[tuple[str, str], Any]]] | None:
+        """A call and its context variables. None: it could not be opened, which has been said."""
+        opening = "the process"
         try:
             process = self._process(envelope[0])
             opening = "its arguments"
@@ -196,18 +223,17 @@ class FarSide:
             config = self._open_config()
         except FAULTS as error:
             self._fail(seq, f"{opening} (opening it there failed)", error, ran=False)
-            return
+            return None
         attempt, key, deadline, strict = envelope[1:5]
         call = Call(process, args, kwargs, snapshot, config, pipe, attempt, key, deadline, self._host, strict, kept)
-        del given, args, kwargs, pipe, snapshot, kept  # the call alone keeps them, and ends with the body
-        if envelope[5]:
-            self._line.send(wire.STARTED, seq, [])
-        outcome = self._run(call, variables, measure_cpu=envelope[10])
-        del call
+        return call, variables
+
+    def _finish(self, seq: int, outcome: Outcome, modules: int, *, in_series: bool) -> None:
+        """Say what became of a call. ``modules``: how many there were before it."""
         self._control.leave_if_forked()
         self._host.flush()
         if in_series and outcome.error is None and outcome.cpu is None and is_simple(outcome.value):
-            self._line.send(wire.VALUE, seq, [marshal.dumps((outcome.value, outcome.wall))])
+            self._line.send_value(seq, marshal.dumps((outcome.value, outcome.wall)))
         else:
             self._answer(seq, outcome)
         if len(sys.modules) > modules:
@@ -263,7 +289,7 @@ class FarSide:
         return snapshot
 
     def _run(self, call: Call, variables: Sequence[tuple[tuple[str, str], Any]], *, measure_cpu: bool) -> Outcome:
-        context = Context()
+        context = self._context.copy()
         for name, value in variables:
             try:
                 context.run(setter(*name), value)

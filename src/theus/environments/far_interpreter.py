@@ -23,7 +23,6 @@ import os
 import socket
 import sys
 import threading
-import traceback
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +50,8 @@ def main(wire_fd: int, control_fd: int) -> None:
         control = InterpreterControl(control_sock, line)
         try:
             InterpreterSide(sock, line, control).serve()
-        except BaseException:  # CPython 3.14 takes a MemoryError that leaves an interpreter for success
-            traceback.print_exc()
+        except BaseException as error:  # CPython 3.14 takes a MemoryError that leaves an interpreter for success
+            sys.excepthook(type(error), error, error.__traceback__)  # traceback takes 2 ms to load
         finally:
             control.stop_listening()
             gc.unfreeze()  # or what ends with the interpreter would not be found

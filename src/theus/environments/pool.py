@@ -516,11 +516,10 @@ class Pool:
                 return
             count = len(parts)
             if not series.reason:
-                values = series.batch.values
-                found = [marshal.loads(part) for part in parts]  # noqa: S302 - from a process that we started
-                values.extend([(place, *value, number) for place, value in enumerate(found, series.place)])
-                if len(values) <= count:  # else somebody is on the way to take them
-                    self.post.deliver(series.loop, series.batch.take_values)
+                rows = series.batch.rows
+                rows.append((series.place, [marshal.loads(part) for part in parts], number))  # noqa: S302 - ours
+                if len(rows) == 1:  # else somebody is on the way to take them
+                    self.post.deliver(series.loop, series.batch.take_rows)
             worker.held -= count
             worker.done += count
             series.went_on(count)

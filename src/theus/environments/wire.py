@@ -134,6 +134,8 @@ def send_some(sock: socket.socket, buffers: list[Bytes]) -> list[Bytes]:
             sent = sock.send(buffers[0]) if len(buffers) == 1 and type(buffers[0]) is bytes else _send(sock, buffers)
         except BlockingIOError:
             return buffers
+        if len(buffers) == 1 and sent == len(buffers[0]):  # what is usual, and once for each call
+            return []
         while buffers and sent >= len(buffers[0]):
             sent -= len(buffers[0])
             del buffers[0]
@@ -303,6 +305,15 @@ class Line:
                         buffers = send_some(self._sock, buffers)
                 except OSError:
                     self._on_gone()
+
+    def send_value(self, seq: int, part: bytes) -> None:
+        """Send a VALUE: what most frames are, so without all that others need. Not from a child that a body forked."""
+        frame = _ONE_PART.pack(VALUE, 0, 0, 1, seq, len(part)) + part
+        with self._lock:
+            try:
+                self._sock.sendall(frame)
+            except OSError:
+                self._on_gone()
 
     def close(self) -> None:
         """Close this end."""

@@ -31,7 +31,7 @@ from time import thread_time
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from theus.environments import price, wire
-from theus.environments.batch import Entry, Items, Series, Singles, Value
+from theus.environments.batch import Entry, Items, Series, Singles
 from theus.environments.book import Book, Needs, told
 from theus.environments.cpus import usable_cpus
 from theus.environments.faults import culprit, open_error, text_of
@@ -243,7 +243,7 @@ class WorkerEnvironment:
             like.loop.create_future(),
             take,
             lambda call, answer: self._outcome(call, definition, *answer),
-            partial(self._outcome_of, definition),
+            partial(self._outcomes_of, definition),
         )
         jobs = self._part(batch, like)
         try:
@@ -498,7 +498,7 @@ class WorkerEnvironment:
         parts: Mapping[str, int] = NOTHING,
     ) -> Outcome:
         if kind == wire.VALUE:
-            return self._outcome_of(definition, (0, *content, number))
+            return self._outcomes_of(definition, [content], number)[0]
         parcel: Parcel = content
         name = call.process.name
         if kind == wire.FAILED:
@@ -525,11 +525,12 @@ class WorkerEnvironment:
             value, raised, base, reads, ops, messages, emits, wall, cpu, self._place(number), violations, kept
         )
 
-    def _outcome_of(self, definition: Definition, value: Value) -> Outcome:
-        """Of a call that gave a simple value, and nothing else."""
-        _, given, wall, number = value
-        definition.took(wall)
-        return Outcome(value=given, wall=wall, place=self._place(number))
+    def _outcomes_of(self, definition: Definition, values: list[tuple[Any, float]], number: int) -> list[Outcome]:
+        """Of calls that gave simple values, and nothing else."""
+        place = self._place(number)
+        for _, wall in values:
+            definition.took(wall)
+        return [Outcome(value=value, wall=wall, place=place) for value, wall in values]
 
     def _place(self, number: int) -> str:
         place = self._places.get(number)

@@ -160,9 +160,11 @@ class Ray(Pool):
 
         ray.init(num_cpus=capacity, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         self.ray = ray
-        self.remote = {function: ray.remote(function) for function in (nothing, spin)}
+        self.remote: dict[Any, Any] = {}
 
     async def ask(self, function: Any, *args: Any) -> Any:
+        if function not in self.remote:
+            self.remote[function] = self.ray.remote(function)
         return await self.remote[function].remote(*args)
 
     async def close(self) -> None:

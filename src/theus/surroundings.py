@@ -40,11 +40,12 @@ WAITS = frozenset({"sleep_until", "wait_for"})
 MOST_PARTS = 100  #: of a value that are looked at
 LOOPS = ("asyncio", "anyio", "trio", "uvloop", "rloop", "theus")
 #: Of the standard library what computes and does nothing else, the C code below it included: it is the same in each interpreter.
+#: Without ``re``: what a pattern takes depends on the text, up to for ever, and then only a process can be stopped.
 COMPUTING = frozenset(
     """
     abc array ast base64 binascii bisect builtins bz2 calendar cmath codecs collections colorsys contextlib copy
     csv dataclasses datetime decimal difflib enum fractions functools graphlib hashlib heapq hmac html itertools
-    json keyword logging lzma math numbers operator pickle random re reprlib secrets statistics string struct
+    json keyword logging lzma math numbers operator pickle random reprlib secrets statistics string struct
     sys textwrap time tokenize types typing unicodedata uuid warnings weakref zlib zoneinfo
     """.split()  # noqa: SIM905 - a line for each would hide what follows
 )

@@ -40,7 +40,11 @@ def spin(number):
 
 
 def parses(text):
-    return json.loads(text), WORD.findall(text), random.random() * math.pi, RATE
+    return json.loads(text), random.random() * math.pi, RATE
+
+
+def matches(text):
+    return WORD.findall(text)
 
 
 def measures(x):

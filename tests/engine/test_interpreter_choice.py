@@ -51,6 +51,7 @@ def test_what_only_computes(function):
         (bodies.helps_to_fork, "it uses os"),
         (bodies.starts, "it uses threading"),
         (bodies.runs, "it uses subprocess"),
+        (bodies.matches, "the global 'WORD' it uses is of re"),
         (bodies.reads, "it uses open"),
         (bodies.evaluates, "it uses eval"),
         (bodies.asks, "it uses resource"),

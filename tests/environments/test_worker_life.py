@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -397,6 +398,25 @@ def test_timeouts_of_calls_in_line_count_from_their_turn(tmp_path):
             results = await asyncio.gather(*tasks, return_exceptions=True)
             assert [type(result) for result in results[:2]] == [CallTimeout] * 2
             assert [result.value for result in results[2:]] == [0, 1, 2]
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator does otherwise")
+def test_the_memory_of_arrays_is_kept_for_the_next_ones():
+    def page_faults():
+        import resource
+
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(100):
+            arrays = [bytearray(500_000) for _ in range(4)]  # 488 pages
+            assert [array.find(b"x") for array in arrays] == [-1] * 4
+            del arrays
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    async def main():
+        async with workers(1) as environment:
+            assert await call(environment, page_faults) < 5_000
 
     asyncio.run(main())
 

@@ -55,11 +55,17 @@ Parcels = Sequence[Parcel | None]
 
 HEAVY = 0.03  #: seconds of loading modules from which on the next worker should have them already
 PER_MODULE = 0.0006  #: seconds that one takes, for those that a body imports: how long that took is not seen apart
+#: Bytes. glibc gives memory back to the system when twice the largest block that was ever freed is free (mallopt(3), "dynamic
+#: mmap threshold"), and the system clears every page of the next array: a training in numpy took 8 times as long for it. So
+#: a block of nearly 32 MiB, which is the most that counts, is freed at the start; nothing is ever written to it.
+KEPT = 2**25 - 2**13
+
 _NO_MORE = (None, (), (), (), ())
 
 
 def main(wire_fd: int, control_fd: int, lifeline: int, parent: int) -> None:
     """In a worker process: serve calls until the near side says END or is gone."""
+    bytearray(KEPT)
     sock = socket.socket(fileno=wire_fd)
     line = wire.Line(sock, end_group)
     end_with(lifeline)

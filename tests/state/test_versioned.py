@@ -235,6 +235,43 @@ def test_versions_that_die_in_the_middle_leave_nothing() -> None:
     assert [versions[-1][i] for i in range(20)] == list(range(480, 500))
 
 
+def test_two_edits_of_one_list_are_two_lists() -> None:
+    start = list(range(300))
+    old = VList(start)
+    one, two = old.edit(), old.edit()
+    one.extend(["one"])
+    two.extend(["two", "two"])
+    three, four = one.edit(), one.edit()
+    three.put(0, "three")
+    four.put(1, "four")
+    four.extend(["four"])
+    three.extend(["three"])
+    assert list(old) == start
+    assert list(one) == [*start, "one"]
+    assert list(two) == [*start, "two", "two"]
+    assert list(three) == ["three", *start[1:], "one", "three"]
+    assert list(four) == [0, "four", *start[2:], "one", "four"]
+
+
+def test_what_a_list_had_is_kept_for_all_that_are_as_old() -> None:
+    first = Value()
+    alive = weakref.ref(first)
+    old = VList([first, *range(300)])
+    del first
+    longer = old.edit()
+    longer.extend([1])
+    new = longer.edit()
+    new.put(0, None)
+    assert longer.changes_since(old) == []
+    assert old.changes_since(longer) is None
+    assert new.changes_since(old) == [(0, alive(), None)]
+    del old
+    assert longer[0] is alive()
+    del longer
+    assert alive() is None
+    assert not new._core.undo
+
+
 def test_order_after_deleting_and_moving() -> None:
     old = VDict({"a": 1, "b": 2, "c": 3})
     new = old.edit()

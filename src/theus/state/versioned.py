@@ -16,7 +16,10 @@ persistent union-find data structure", are as fast to write, but a read there wa
 leaves its place; to know where it stood each key then needs a serial number. Numbers are made at the first
 deletion that an older version can see: once, and then kept up to date.
 
-**Memory.** Each handle that dies gives its number back. An undo entry that no live version needs is dropped when
+**Lists that grow.** No version looks beyond its own length, so versions of a list that differ in nothing else share a
+number, and an append leaves nothing to keep.
+
+**Memory.** A number that no handle has any more is given back. An undo entry that no live version needs is dropped when
 its key is written again, when the oldest version dies, or when there are twice as many as could be needed: n old
 versions keep at most about 2 n entries of a key, and without old versions there are none.
 
@@ -27,7 +30,7 @@ needs single operations of dict and list to be atomic, which both the GIL and th
 free-threaded builds give.
 
 Writing goes through ``edit()``, which gives the next handle; until that is published nobody else knows it.
-``edit()`` of a handle that is not the newest copies the whole (nobody does that in normal operation).
+Who edits a handle that is not the newest writes to a copy of the whole (nobody does that in normal operation).
 """
 
 from __future__ import annotations
@@ -179,52 +182,14 @@ def _first(record: tuple[int, Any]) -> int:
 _new = object.__new__
 
 
-class _Handle:
-    """One version of a container."""
+class _Life:
+    """A number of a core, given back at the end. A version of a dict is one itself; those of a list may share one."""
 
-    __slots__ = ("_core", "_number", "_size")
+    __slots__ = ("_core", "_number")
 
-    _core: _Core
-    _number: int
-    _size: int
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __bool__(self) -> bool:
-        return self._size > 0
-
-    def edit(self) -> Any:
-        """The next version, for writing; nobody else knows it until it is published."""
-        core = self._core
-        with core.lock:
-            if self._number != core.number:
-                return self._forked()
-            if core.dead:
-                core.bury()
-            handle: Any = _new(type(self))
-            handle._core = core
-            handle._size = self._size
-            number = core.number + 1
-            handle._number = number
-            core.number = number
-            core.live.append(number)
-            return handle
-
-    def _forked(self) -> Any:
-        """A copy of the whole; called with the lock held."""
-        raise NotImplementedError
-
-    def _entries_since(self, old: _Handle) -> Iterator[tuple[Any, Entry]]:
-        """The keys written since an older version that lives, each with the entry that says what it had there."""
-        number = old._number
-        for key, entries in self._core.undo.items():
-            if entries[-1][0] > number:
-                yield key, next(entry for entry in entries if entry[0] > number)
-
-    def _can_tell(self, old: _Handle) -> bool:
-        """Whether what changed since another version is known; called with the lock held."""
-        return old._core is self._core and old._number <= self._number and len(self._core.undo) <= _MANY
+    def __init__(self, core: _Core, number: int) -> None:
+        self._core = core
+        self._number = number
 
     def __del__(self) -> None:
         try:
@@ -239,10 +204,37 @@ class _Handle:
                 core.lock.release()
 
 
-class VDict(_Handle):
-    """An immutable version of a big dict, in insertion order."""
+class _Handle:
+    """One version of a container."""
 
     __slots__ = ()
+
+    _core: _Core
+    _number: int
+    _size: int
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __bool__(self) -> bool:
+        return self._size > 0
+
+    def _entries_since(self, old: _Handle) -> Iterator[tuple[Any, Entry]]:
+        """The keys written since an older version that lives, each with the entry that says what it had there."""
+        number = old._number
+        for key, entries in self._core.undo.items():
+            if entries[-1][0] > number:
+                yield key, next(entry for entry in entries if entry[0] > number)
+
+    def _can_tell(self, old: _Handle) -> bool:
+        """Whether what changed since another version is known; called with the lock held."""
+        return old._core is self._core and old._number <= self._number and len(self._core.undo) <= _MANY
+
+
+class VDict(_Handle, _Life):
+    """An immutable version of a big dict, in insertion order."""
+
+    __slots__ = ("_size",)
 
     def __init__(self, entries: Any = (), *, ordered: bool = True) -> None:
         data = dict(entries)
@@ -364,8 +356,22 @@ class VDict(_Handle):
                 order = list(islice(newest, len(placed)))[::-1]
         return [*stayed, *((key, MISSING, placed[key]) for key in order)]
 
-    def _forked(self) -> VDict:
-        return VDict(self._old_items(), ordered=self._core.ordered)
+    def edit(self) -> VDict:
+        """The next version, for writing; nobody else knows it until it is published."""
+        core = self._core
+        with core.lock:
+            if self._number != core.number:
+                return VDict(self._old_items(), ordered=core.ordered)
+            if core.dead:
+                core.bury()
+            handle: VDict = _new(VDict)
+            handle._core = core
+            handle._size = self._size
+            number = core.number + 1
+            handle._number = number
+            core.number = number
+            core.live.append(number)
+            return handle
 
     def put(self, key: Any, value: Any) -> bool:
         """Set ``key``; True if it is new."""
@@ -403,15 +409,22 @@ def _place(entry: tuple[int, Any, Any]) -> int:
 
 
 class VList(_Handle):
-    """An immutable version of a big list. It grows at its end and takes new values; anything else makes a new list."""
+    """An immutable version of a big list. It grows at its end and takes new values; anything else makes a new list.
 
-    __slots__ = ()
+    No version looks beyond its own length, so those that differ in nothing else have one number and one life.
+    """
+
+    __slots__ = ("_core", "_life", "_number", "_owns", "_size")
+
+    _owns: bool  #: the number is that of this version alone
 
     def __init__(self, values: Iterable[Any] = ()) -> None:
         data = list(values)
         self._core = _Core(data, False)
         self._number = 0
         self._size = len(data)
+        self._life = _Life(self._core, 0)
+        self._owns = True
 
     def __reduce__(self) -> tuple[Any, ...]:
         return VList, (list(self),)
@@ -450,7 +463,7 @@ class VList(_Handle):
         """
         core = self._core
         with core.lock:
-            if not self._can_tell(old):
+            if not self._can_tell(old) or old._size > self._size:
                 return None
             found = [
                 (place, before, core.seen(place, self._number, core.data[place]))
@@ -459,22 +472,42 @@ class VList(_Handle):
             ]
         return [(place, before, now) for place, before, now in found if now is not before]
 
-    def _forked(self) -> VList:
-        return VList(self._values())
+    def edit(self) -> VList:
+        """The next version, for writing; nobody else knows it until it is published."""
+        handle: VList = _new(VList)
+        handle._core = self._core
+        handle._number = self._number
+        handle._size = self._size
+        handle._life = self._life
+        handle._owns = False
+        return handle
 
     def put(self, index: int, value: Any) -> None:
-        core = self._core
-        with core.lock:
+        with self._core.lock:
+            core = self._newest()
+            if not self._owns:
+                if core.dead:
+                    core.bury()
+                core.number = self._number = core.number + 1
+                core.live.append(core.number)
+                self._life = _Life(core, core.number)
+                self._owns = True
             if len(core.live) > 1:
                 core.save(index, self._number, core.data[index])
             core.data[index] = value
 
     def extend(self, values: Iterable[Any]) -> None:
-        data = self._core.data  # no version looks beyond its own length, so this needs no lock
-        if len(data) != self._size:  # an edit that was never published left its tail
-            raise AssertionError("a version of a list was edited twice")
-        data.extend(values)
-        self._size = len(data)
+        with self._core.lock:
+            data = self._newest().data
+            data.extend(values)
+            self._size = len(data)
+
+    def _newest(self) -> _Core:
+        """Where to write: in a copy, if another version was written first. Called with the lock held."""
+        core = self._core
+        if self._number != core.number or self._size != len(core.data):
+            VList.__init__(self, self._values())
+        return self._core
 
 
 class VSet:

@@ -294,9 +294,13 @@ def _written(code: types.CodeType, outer: Sequence[str]) -> Iterator[str]:
             yield f"{name!r} of the function around it"
         elif (owner and operation in ("STORE_ATTR", "DELETE_ATTR")) or (copied and operation == "LOAD_ATTR"):
             yield f"{owner or copied}.{name}"
+        elif operation == "LOAD_GLOBAL" and name == "globals":
+            yield "what globals() gives"
         copied = owner if operation == "COPY" else ""
         top = name[-1] if isinstance(name, tuple) else name  # since Python 3.13 one operation may load two
         if operation == "LOAD_GLOBAL" or (operation.startswith(("LOAD_DEREF", "LOAD_FAST")) and top in outer):
+            if owner in ("setattr", "delattr"):  # on top of it: what it is called with
+                yield f"an attribute of {top}"
             owner = top
         else:
             owner = f"{owner}.{name}" if owner and operation == "LOAD_ATTR" else ""

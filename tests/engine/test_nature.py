@@ -364,6 +364,14 @@ def counts_in_a_module(value):
     other_module.total += 1
 
 
+def sets_in_a_module(value):
+    setattr(other_module, "total", value)  # noqa: B010 - as some do
+
+
+def sets_by_name(value):
+    globals()["total"] = value
+
+
 def counts_in_a_class(value):
     Ledger.total = Ledger.total + 1
 
@@ -420,6 +428,8 @@ def uses_what_is_constant(value):
         (imports_what_bumps, "assigns the global 'total'"),
         (imports_where_it_puts, "the global 'entries' it uses is a list"),
         (counts_in_a_module, "assigns other_module.total"),
+        (sets_in_a_module, "assigns an attribute of other_module"),
+        (sets_by_name, "assigns what globals() gives"),
         (counts_in_a_class, "assigns Ledger.total"),
         (counts_itself, "assigns counts_itself.calls"),
         (counted(spin), "assigns wrapper.calls"),

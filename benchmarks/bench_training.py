@@ -68,11 +68,14 @@ async def measure() -> None:
     pools: dict[str, Any] = {  # numpy does not load in sub-interpreters
         name: make() for name, make in makers(capacity).items() if "nterpreter" not in name and "spawn" not in name
     }
-    for training in (plain, with_numpy, with_sklearn):
+    trainings = plain, with_numpy, with_sklearn
+    # They load what they need, Dask last: from then on the environment of this process says how workers use memory and threads.
+    for pool in pools.values():
+        for training in trainings:
+            await train(pool, training)
+    for training in trainings:
         alone: list[float] = [train_here(training)]
         seen: dict[str, list[float]] = {name: [] for name in pools}
-        for pool in pools.values():
-            await train(pool, training)  # it loads what it needs
         for _ in range(ROUNDS):
             alone.append(train_here(training))
             for name, pool in pools.items():

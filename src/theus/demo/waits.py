@@ -72,7 +72,7 @@ def prove(screen: Screen, engine: Engine[Library], watched: Watched, site: Site)
     screen.code(crawl.fetch, crawl.links, "crawl = flow(fetch, links, each(fetch, limit=100))")
     late: Late = {}
     by_run, late["while the HTTP client starts 100 requests at once"] = _crawl(screen, engine, watched, site)
-    late["while a def computes in a thread or a worker process"] = _loop(screen, engine, by_run)
+    late["while a def computes in a thread or on another core"] = _loop(screen, engine, by_run)
     _clean(screen, by_run)
     return by_run, late
 
@@ -138,7 +138,7 @@ def _loop(screen: Screen, engine: Engine[Library], pages: Sequence[Page]) -> flo
     screen.part("A def that computes does not stop the loop")
     screen.code('alike_beside = process(alike)\nalike_apart  = process(nature="cpu")(alike)')
     texts = {page.name: _beginning(page) for page in pages}
-    engine.run(alike_apart, {})  # a worker process starts once, not at each call
+    engine.run(alike_apart, {})  # a worker starts once, not at each call
 
     async def ticking(lag: Lag, work: Any) -> tuple[dict[str, str], float]:
         ticker = asyncio.create_task(lag.tick())
@@ -157,7 +157,7 @@ def _loop(screen: Screen, engine: Engine[Library], pages: Sequence[Page]) -> flo
     ways = (
         ("bare asyncio: a coroutine calls it", bare),
         ("engine.arun(alike_beside): in a thread", lambda: engine.arun(alike_beside, texts)),
-        ("engine.arun(alike_apart): in a worker process", lambda: engine.arun(alike_apart, texts)),
+        ("engine.arun(alike_apart): on another core", lambda: engine.arun(alike_apart, texts)),
     )
     lags = [Lag() for _ in ways]
     results: list[dict[str, str]] = []

@@ -107,6 +107,7 @@ class FarTemplate:
                     importlib.import_module(name)
                 except FAULTS:
                     pass  # the worker meets it itself, where somebody hears of it
+        importlib.invalidate_caches()  # here and not in the child: it loads modules
         gc.freeze()
         own = [name for name in list(sys.modules) if name not in self._at_start and is_own(name)]
         if own:
@@ -139,7 +140,6 @@ class FarTemplate:
             other.close()
         self._reader.close()
         os.close(self._lifeline)
-        importlib.invalidate_caches()
         numbers = sys.modules.get("numpy.random")
         if numbers is not None:
             numbers.seed()  # Python's own generator does it by itself

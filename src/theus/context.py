@@ -9,6 +9,7 @@ by the process's name, so every later use raises and says what ended.
 from __future__ import annotations
 
 import contextvars
+import functools
 import inspect
 from collections.abc import Callable, Coroutine
 from threading import get_ident
@@ -410,16 +411,13 @@ class Attempt:
             )
         transaction = self.transaction
         if transaction is None:
-            # Here, because a worker that is given no domain need not load it.
-            from theus.state.transaction import Transaction
-
             head = snapshot.head
             if head is not None and head.version != snapshot.version:
                 snapshot = head.snapshot  # nothing was read yet, so it may as well be the newest state
             contract = process.contract
             grant = grant_of(call) if contract.is_bound else contract.fixed
-            transaction = Transaction(snapshot, process.name, grant, None if call.strict else self._tolerated())
-            self.transaction = transaction
+            begin, violations = _transactions(), None if call.strict else self._tolerated()
+            self.transaction = transaction = begin(snapshot, process.name, grant, violations)
         self.domain = domain = transaction.domain
         return domain
 
@@ -512,6 +510,14 @@ class _Running:
 
     def __init__(self, end: asyncio.Event) -> None:
         self.end = end
+
+
+@functools.cache
+def _transactions() -> type[Transaction]:
+    """What begins one. Not imported above, because a worker that is given no domain need not load it; and looked for once."""
+    from theus.state.transaction import Transaction
+
+    return Transaction
 
 
 def grant_of(call: Call) -> Grant | None:

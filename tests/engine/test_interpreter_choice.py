@@ -107,56 +107,51 @@ def cpu(function, **options):
     return process(nature="cpu", **options)(function)
 
 
+def results(door, engine, function):
+    """What a process gives, by one of the doors; and its row of ``explain``."""
+    computes = cpu(function)
+
+    @process
+    async def asks(ctx):
+        return await ctx.compute(function, 10)
+
+    if door == "run":
+        found = [engine.run(computes, 10)]
+    elif door == "arun":
+        found = [asyncio.run(engine.arun(computes, 10))]
+    elif door == "each":
+        found = engine.run(each(computes), [10] * 40)
+    elif door == "overlap":
+        found = [asyncio.run(engine.arun(flow(cpu(bodies.counts).bind(number=3), computes.bind(number=10))))]
+    else:
+        found = [engine.run(asks)]
+    (row,) = engine.explain(computes).rows
+    return set(found), row
+
+
+DOORS = ["run", "arun", "each", "overlap", "compute"]
+
+
 @new_enough
-@pytest.mark.parametrize("door", ["run", "arun", "each", "compute"])
+@pytest.mark.parametrize("door", DOORS)
 def test_it_runs_there_by_every_door(door):
-    computes = cpu(bodies.spin)
-
-    @process
-    async def asks(ctx):
-        return await ctx.compute(bodies.spin, 10)
-
-    with Engine() as engine:
-        if door == "run":
-            found = [engine.run(computes, 10)]
-        elif door == "arun":
-            found = [asyncio.run(engine.arun(computes, 10))]
-        elif door == "each":
-            found = engine.run(each(computes), [10] * 40)
-        else:
-            found = [engine.run(asks)]
-        assert set(found) == {bodies.spin(10)}
-        (row,) = engine.explain(computes).rows
-        assert row.environment == "interpreter"
-        assert all(where.startswith("interpreter ") for where in row.places)
+    with Engine(bodies.Shop()) as engine:
+        found, row = results(door, engine, bodies.spin)
+    assert found == {bodies.spin(10)}
+    assert row.environment == "interpreter"
+    assert all(where.startswith("interpreter ") for where in row.places)
 
 
 @new_enough
-@pytest.mark.parametrize("door", ["run", "arun", "each", "compute", "overlap"])
+@pytest.mark.parametrize("door", DOORS)
 def test_what_does_not_load_goes_to_a_worker_process_in_the_same_call(door):
-    computes = cpu(loading_bodies.adds)
-
-    @process
-    async def asks(ctx):
-        return await ctx.compute(loading_bodies.adds, 10)
-
     with Engine(bodies.Shop()) as engine:
-        if door == "run":
-            found = [engine.run(computes, 10)]
-        elif door == "arun":
-            found = [asyncio.run(engine.arun(computes, 10))]
-        elif door == "each":
-            found = engine.run(each(computes), [10] * 40)
-        elif door == "overlap":
-            found = [asyncio.run(engine.arun(flow(cpu(bodies.counts).bind(number=3), computes.bind(number=10))))]
-        else:
-            found = [engine.run(asks)]
-        assert set(found) == {45}
-        (row,) = engine.explain(computes).rows
-        assert row.environment == "worker"
-        assert "numpy" in row.reason
-        assert row.failures == 0
-        assert all(where.startswith("pid ") for where in row.places)
+        found, row = results(door, engine, loading_bodies.adds)
+    assert found == {45}
+    assert row.environment == "worker"
+    assert "numpy" in row.reason
+    assert row.failures == 0
+    assert all(where.startswith("pid ") for where in row.places)
 
 
 @new_enough

@@ -30,7 +30,7 @@ class Line:
 def control():
     near, far = socket.socketpair()
     with near, far:
-        yield ProcessControl(far, Line(), 1)
+        yield ProcessControl(far, Line())
 
 
 def test_what_has_not_begun_is_handed_back_and_does_not_begin(control):

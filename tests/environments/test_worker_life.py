@@ -14,6 +14,7 @@ import crash_bodies as bodies
 import psutil
 import pytest
 from worker_tools import (
+    LIMIT,
     call,
     is_gone,
     nothing_left,
@@ -258,11 +259,53 @@ def test_workers_outlive_the_thread_that_first_used_them():
     asyncio.run(environment.stop(2.0))
 
 
-@pytest.mark.parametrize(
+STARTS = pytest.mark.parametrize(
     "start",
     ["environment._pool.templates.give_up('')", "environment._pool.templates.note(['json'])"],
     ids=["started", "forked"],
 )
+
+
+@STARTS
+def test_a_child_that_outlives_the_program_keeps_no_worker(start, tmp_path):
+    program = start_program(
+        tmp_path,
+        """
+import signal, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # fork in a program with threads
+
+def waits(file):
+    open(file, "w").close()
+    time.sleep(600)
+
+environment = WorkerEnvironment(1)
+START
+
+async def main():
+    call_ = asyncio.ensure_future(call(environment, waits, "begun"))
+    while not os.path.exists("begun"):
+        await asyncio.sleep(0.005)
+    child = os.fork()
+    if child == 0:
+        time.sleep(600)
+        os._exit(0)
+    print(child, environment.workers()[0].pid, flush=True)
+    signal.pause()
+
+asyncio.run(main())
+""".replace("START", start),
+    )
+    child, worker = map(int, program.stdout.readline().split())
+    program.kill()
+    try:
+        wait_until(lambda: is_gone(worker), "the end of the worker")
+        assert not is_gone(child)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        program.communicate(timeout=LIMIT)
+
+
+@STARTS
 def test_a_forked_child_has_workers_of_its_own(start, tmp_path):
     out = run_program(
         tmp_path,

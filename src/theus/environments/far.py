@@ -63,13 +63,13 @@ KEPT = 2**25 - 2**13
 _NO_MORE = (None, (), (), (), ())
 
 
-def main(wire_fd: int, control_fd: int, lifeline: int, parent: int) -> None:
+def main(wire_fd: int, control_fd: int, lifeline: int) -> None:
     """In a worker process: serve calls until the near side says END or is gone."""
     bytearray(KEPT)
     sock = socket.socket(fileno=wire_fd)
     line = wire.Line(sock, end_group)
     end_with(lifeline)
-    FarSide(sock, line, ProcessControl(socket.socket(fileno=control_fd), line, parent)).serve()
+    FarSide(sock, line, ProcessControl(socket.socket(fileno=control_fd), line)).serve()
     # The socket stays open until the process is really gone: its end tells the near side just that.
     sock.detach()
 

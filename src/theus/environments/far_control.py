@@ -8,8 +8,9 @@ it, or cancels the task of an ``async def``. So ``local`` closes as usual. What 
 A worker that was interrupted ends: nobody knows what the call left half done in its modules.
 
 A worker whose near side is gone ends with all that it started: the control socket tells, and on Linux the system itself kills
-its process group when the last other end of a pipe, the *lifeline*, is closed. (And the worker alone when its parent dies:
-a process that the program has forked holds that end, too.)
+its process group when the other end of a pipe, the *lifeline*, is closed. (That signal is the only one by which the system
+ends it: one for the death of the parent may come first and would end the worker alone, and then nobody is left who could be told
+of the lifeline.)
 How a sub-interpreter does it, without signals, is in ``far_interpreter.py``.
 """
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _LAST = 2**63
-_PR_SET_PDEATHSIG = 1
 _F_SETSIG = 10  # Linux; Python does not name it
 
 
@@ -133,9 +133,9 @@ class Control(ABC):
 class ProcessControl(Control):
     """In a worker process: an interrupt is a signal, and the end of the near side is the end of all that is here."""
 
-    def __init__(self, sock: socket.socket, line: wire.Line, parent: int) -> None:
+    def __init__(self, sock: socket.socket, line: wire.Line) -> None:
         super().__init__(sock, line)
-        self._parent = parent
+        self._parent = os.getppid()
         self._pid = os.getpid()
 
     def start(self) -> None:
@@ -190,8 +190,6 @@ class ProcessControl(Control):
 
     def _listen(self) -> None:
         reader = wire.Reader(self._sock)
-        select.select([self._sock], [], [], 0.2)  # let the first call start before ctypes is loaded
-        die_with_parent(self._parent)
         try:
             while True:
                 if not select.select([self._sock], [], [], 1.0)[0]:
@@ -221,21 +219,9 @@ def end_with(lifeline: int) -> None:
         fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
         fcntl.fcntl(lifeline, _F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+        if select.select([lifeline], [], [], 0)[0]:  # it was let go of before
+            end_group()
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
     pass
-
-
-def die_with_parent(parent: int) -> None:
-    """Have the system kill this process when its parent ends, in whatever state it is (Linux)."""
-    if sys.platform != "linux":
-        return  # the control thread looks at the parent's id instead
-    try:
-        import ctypes
-
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    except (ImportError, OSError, AttributeError):
-        return
-    if os.getppid() != parent:
-        end_group()

@@ -32,14 +32,13 @@ from pathlib import Path
 
 from theus.environments import far, wire
 from theus.environments.changes import is_own
-from theus.environments.far_control import die_with_parent, end_with
+from theus.environments.far_control import end_with
 from theus.environments.parcel import FAULTS
 
 
-def main(wire_fd: int, lifeline: int, parent: int) -> None:
+def main(wire_fd: int, lifeline: int) -> None:
     """In a template: fork until nobody asks any more. In what it forks: serve calls."""
     end_with(lifeline)
-    die_with_parent(parent)
     worker = FarTemplate(socket.socket(fileno=wire_fd), lifeline).serve()
     if worker is not None:
         far.main(*worker)
@@ -53,7 +52,6 @@ class FarTemplate:
     """The one template of this process."""
 
     def __init__(self, sock: socket.socket, lifeline: int) -> None:
-        self._pid = os.getpid()
         self._sock = sock
         self._lifeline = lifeline
         self._reader = wire.Reader(sock)
@@ -62,7 +60,7 @@ class FarTemplate:
         self._children: dict[int, tuple[socket.socket, int]] = {}  #: their channels and process ids, by descriptor
         self._at_start = set(sys.modules)
 
-    def serve(self) -> tuple[int, int, int, int] | None:
+    def serve(self) -> tuple[int, int, int] | None:
         """Fork. Gives what ``far.main`` takes, in a child; None when nobody can ask any more."""
         while self._sock.fileno() >= 0 or self._children:
             for fd, _ in self._poll.poll():
@@ -76,7 +74,7 @@ class FarTemplate:
                     for frame in self._reader.frames():
                         if self._fork(frame):
                             wire_fd, control_fd, lifeline, _ = frame.descriptors
-                            return wire_fd, control_fd, lifeline, self._pid
+                            return wire_fd, control_fd, lifeline
         return None
 
     def _fork(self, frame: wire.Frame) -> bool:

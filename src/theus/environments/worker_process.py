@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Protocol
 
@@ -40,6 +41,7 @@ class WorkerProcess:
             raise
         finally:
             os.close(lifeline)
+        _ours.add(self)
         self.exit_fd = exit_fd_of(self.number)
 
     @property
@@ -96,13 +98,26 @@ class WorkerProcess:
         return exit_in_words(code)
 
 
+#: Those that this process has started. What it forks must not hold their lifelines.
+_ours: weakref.WeakSet[WorkerProcess] = weakref.WeakSet()
+
+
+def _let_go_of_all() -> None:
+    for worker in list(_ours):
+        worker._let_go()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_let_go_of_all)
+
+
 def start_python(*given: socket.socket | int, module: str = "far") -> subprocess.Popen[bytes]:
-    """Start a Python that runs ``main`` of a module here with these descriptors and our process id."""
+    """Start a Python that runs ``main`` of a module here with these descriptors."""
     fds = [one if isinstance(one, int) else one.fileno() for one in given]
     # Nothing of the program is imported there, so a script without a __main__ guard does not run again.
     code = (
         f"import gc, sys; gc.disable(); sys.path[:] = {[str(path) for path in sys.path]!r}; "
-        f"from theus.environments.{module} import main; main(*{fds}, {os.getpid()})"
+        f"from theus.environments.{module} import main; main(*{fds})"
     )
     return subprocess.Popen(  # noqa: S603 - the interpreter that runs here
         [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", code],  # type: ignore[attr-defined]

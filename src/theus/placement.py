@@ -121,16 +121,17 @@ def place(
         return (
             Placement("loop", "debug: in order") if process.is_async else Placement("inline", "debug: inline, in order")
         )
+    known = known or Known()
     if process.environment is not None:
         return Placement(process.environment, f"environment={process.environment!r} was asked for")
     if process.nature == "state":
         return Placement("inline", "nature='state': runs in the commit, on the newest state")
     if process.nature == "cpu":
-        if known is not None and known.parallel_threads and process.timeout is None:
+        if known.parallel_threads and process.timeout is None:
             return Placement("thread", "nature='cpu': computes, and threads of this Python compute at the same time")
         return on_another_core(process, known, "nature='cpu': computes, so on another core")
     if process.is_async:
-        return _asynchronous(process, known or Known())
+        return _asynchronous(process, known)
     if process.timeout is not None:
         if process.nature == "io":
             return Placement(
@@ -144,7 +145,7 @@ def place(
         return Placement("inline", "def, and its caller waits for it: runs in the caller's thread")
     if process.nature == "io":
         return Placement("thread", "nature='io': waits, so off the loop, in a thread")
-    return _measured(process, known or Known(), now)
+    return _measured(process, known, now)
 
 
 def _asynchronous(process: Process[Any, Any], known: Known) -> Placement:
@@ -214,7 +215,7 @@ def _computing(process: Process[Any, Any], known: Known, now: str) -> Placement:
     return on_another_core(process, known, f"{does}: on another core")
 
 
-def on_another_core(process: Process[Any, Any], known: Known | None, why: str) -> Placement:
+def on_another_core(process: Process[Any, Any], known: Known, why: str) -> Placement:
     """Where on another core: in a sub-interpreter if that is as good as a worker process, which can do and survive more.
 
     Args:
@@ -229,7 +230,6 @@ def on_another_core(process: Process[Any, Any], known: Known | None, why: str) -
     elif process.is_async:
         hindrance = "it is an async def, and what that waits for may be anything"
     else:
-        known = known or Known()
         hindrance = known.processes_only or known.refused.get("interpreter") or needs_a_process(process.fn)
     if hindrance is None:
         return Placement("interpreter", f"{why} (a sub-interpreter: it only computes, as far as can be seen)")

@@ -7,6 +7,7 @@ import warnings
 
 import computing_bodies as bodies
 import loading_bodies
+import msgspec
 import pytest
 
 from theus import Engine, EnvironmentBroken, NotTransferable, each, flow, process
@@ -181,8 +182,6 @@ def test_a_result_that_cannot_cross_is_no_reason_to_run_it_again():
 
 @new_enough
 def test_what_the_engine_knows_beforehand():
-    msgspec = pytest.importorskip("msgspec")
-
     class Model(msgspec.Struct):
         count: int = 0
 

@@ -1,7 +1,6 @@
 """The keeper: the one thread of a pool. It does what is rare, and waits for it in one selector.
 
-It starts the workers (on Linux they die with the *thread* that started them if they ask to die with their parent, and
-this one lives as long as they do), watches times, reads and sends where no loop does, and buries the dead.
+It starts the workers, watches times, reads and sends where no loop does, and buries the dead.
 """
 
 from __future__ import annotations

@@ -174,7 +174,9 @@ class _Alive:
 
     def after_in_child(self) -> None:
         """There are none here; and whoever held the lock is not here."""
-        self.__init__()  # type: ignore[misc]  # the object stays the same
+        self.carriers.clear()
+        self.forks = 0
+        self.changed = threading.Condition()
 
 
 _alive = _Alive()

@@ -71,8 +71,8 @@ if TYPE_CHECKING:
     from theus.workflow import Plain
 
 T = TypeVar("T")
-I = TypeVar("I")  # noqa: E741
-O = TypeVar("O")  # noqa: E741
+I = TypeVar("I")  # noqa: E741 - input
+O = TypeVar("O")  # noqa: E741 - output
 
 log = logging.getLogger("theus")
 

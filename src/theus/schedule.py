@@ -279,7 +279,7 @@ class _FanOut:
                 continue
             try:
                 if single:
-                    value = await hands.call(step, item, here)  # type: ignore[arg-type]
+                    value = await hands.call(step, item, here)  # type: ignore[arg-type]  # single: a process
                 else:
                     value = await walk(step, item, here, hands)
                 if value is not None:
@@ -296,7 +296,7 @@ class _FanOut:
         items = list(islice(self.items, number))  # type: ignore[arg-type]  # not asynchronous
         first = self.taken
         self.taken += len(items)
-        await self.hands.call_many(self.step, items, self.position, first, self.settle)  # type: ignore[arg-type]
+        await self.hands.call_many(self.step, items, self.position, first, self.settle)  # type: ignore[arg-type]  # at_once was above 1: a process
 
     def settle(self, index: int, value: Any, error: Exception | None) -> bool:
         """An item has ended. Gives whether the others go on."""

@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         "The result goes to stdout; progress and a table of what ran where to stderr.",
         epilog="Exit codes: 0 done, 1 the run failed, 2 the command or a definition is wrong, 130 interrupted.",
     )
-    run.add_argument("target", **target)  # type: ignore[arg-type]
+    run.add_argument("target", **target)  # type: ignore[arg-type]  # a dict of different types, spread
     run.add_argument("value", nargs="?", help="the first value: JSON if it is, else text; - reads it from stdin")
     run.add_argument(
         "--arg", action="append", default=[], metavar="NAME=VALUE", help="an argument of the first process, by name"
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
 
     graph = commands.add_parser("graph", help="draw a workflow: as a tree, as Mermaid, as SVG")
-    graph.add_argument("target", **target)  # type: ignore[arg-type]
+    graph.add_argument("target", **target)  # type: ignore[arg-type]  # a dict of different types, spread
     graph.add_argument("--svg", metavar="FILE", help="write it as SVG; - is stdout")
     graph.add_argument("--mermaid", metavar="FILE", help="write it as Mermaid; - is stdout")
     graph.set_defaults(command=_graph)
@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         "profile", help="run once, and say what each process did, where it runs from now on, and why"
     )
     for command in (explain, profile):
-        command.add_argument("target", **target)  # type: ignore[arg-type]
+        command.add_argument("target", **target)  # type: ignore[arg-type]  # a dict of different types, spread
         command.add_argument("value", nargs="?", help="the first value of the run, as in theus run")
         command.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE", help="an argument, by name")
         command.add_argument("--engine", metavar="NAME", help="the Engine to ask, if the module has several")

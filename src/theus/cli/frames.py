@@ -28,7 +28,7 @@ def shorten(told: traceback.TracebackException, seen: set[int]) -> int:
     kept = [frame for frame in told.stack if not frame.filename.startswith(HIDDEN)]
     left_out = len(told.stack) - len(kept)
     # Without any frame of the user's there is nothing to trace: the message says it all.
-    told.stack = traceback.StackSummary.from_list(kept) if kept else None  # type: ignore[assignment]
+    told.stack = traceback.StackSummary.from_list(kept) if kept else None  # type: ignore[assignment]  # None: format() then shows no stack
     for other in (told.__cause__, told.__context__, *(told.exceptions or ())):
         if other is not None:
             left_out += shorten(other, seen)

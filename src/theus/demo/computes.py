@@ -136,7 +136,7 @@ def _learn(screen: Screen, engine: Engine[Library], watched: Watched, size: floa
     with looking_at(engine) as lag:
         for workflow in (flow(trainings), parallel(*trainings)):
             watched.closer = look = Trainings()
-            with Load() as busy, screen.live(lambda: Group(look, _meters(busy), lag_line(lag))):  # noqa: B023
+            with Load() as busy, screen.live(lambda: Group(look, _meters(busy), lag_line(lag))):  # noqa: B023 - called in this very block
                 began = time.perf_counter()
                 engine.run(workflow)
                 seconds.append(time.perf_counter() - began)

@@ -96,7 +96,7 @@ def make(model: str, size: float) -> Any:
 @process(nature="cpu")
 def train(ctx: Context[Library], model: str, size: float = 1) -> float:
     """Learn from three quarters of the images; be asked about the rest."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped,import-not-found,unused-ignore]
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped,import-not-found,unused-ignore]  # comes with scikit-learn
 
     ctx.report(f"{model} in process {os.getpid()}")
     seen, asked, digits, answers = digits_to_learn()

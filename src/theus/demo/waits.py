@@ -163,7 +163,7 @@ def _loop(screen: Screen, engine: Engine[Library], pages: Sequence[Page]) -> flo
     results: list[dict[str, str]] = []
     rows = []
     for (name, work), lag in zip(ways, lags, strict=True):
-        with screen.live(lambda name=name, lag=lag: Group(name, lag_line(lag))):  # type: ignore[misc]
+        with screen.live(lambda name=name, lag=lag: Group(name, lag_line(lag))):  # type: ignore[misc]  # mypy infers no lambda with defaults
             result, seconds = asyncio.run(ticking(lag, work))
         results.append(result)
         style = "red" if lag.worst > 0.1 else "green"

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 #: Where nothing is raised: what leads the call to its end must get there, and a loop must be left in good order.
 _NOT_HERE = (
-    os.path.dirname(__file__) + os.sep,  # noqa: PTH120
-    os.path.dirname(os.__file__) + os.sep + "asyncio" + os.sep,  # noqa: PTH120
+    os.path.dirname(__file__) + os.sep,  # noqa: PTH120 - pathlib takes long to load
+    os.path.dirname(os.__file__) + os.sep + "asyncio" + os.sep,  # noqa: PTH120 - pathlib takes long to load
 )
 
 

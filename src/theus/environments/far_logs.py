@@ -73,5 +73,5 @@ class FarLogs:
                 load(module)
                 self._connect()
 
-            spec.loader.exec_module = load_and_connect  # type: ignore[method-assign]
+            spec.loader.exec_module = load_and_connect  # type: ignore[method-assign]  # that is how one hears of the end of an import
         return spec

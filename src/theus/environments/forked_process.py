@@ -257,7 +257,7 @@ class Templates:
 def _surroundings() -> Sequence[Any] | None:
     """What a process has from the one that starts it, and what modules go by when they are imported."""
     try:
-        with open("/proc/thread-self/status") as status, open("/proc/self/limits") as limits:  # noqa: PTH123
+        with open("/proc/thread-self/status") as status, open("/proc/self/limits") as limits:  # noqa: PTH123 - at each start
             inherited = [line for line in status if line.startswith(_INHERITED)]
             places = [_place(name) for name in ("cwd", "fd/1", "fd/2")]
             nice = os.getpriority(os.PRIO_PROCESS, 0)
@@ -268,6 +268,6 @@ def _surroundings() -> Sequence[Any] | None:
 
 def _place(name: str) -> str:
     try:
-        return os.readlink(f"/proc/self/{name}")  # noqa: PTH115
+        return os.readlink(f"/proc/self/{name}")  # noqa: PTH115 - at each start
     except OSError:  # closed
         return ""

@@ -317,7 +317,7 @@ def code(arguments: tuple[Any, ...], filename: str) -> CodeType:
 def view(memory: Any, form: str, shape: tuple[int, ...]) -> memoryview:
     """A memoryview of what crossed; one that cannot be written to stays so."""
     raw = memoryview(memory).cast("B")
-    return raw.cast(form, shape) if raw.nbytes else raw  # type: ignore[call-overload]
+    return raw.cast(form, shape) if raw.nbytes else raw  # type: ignore[call-overload]  # form is a str, not a literal
 
 
 def memo(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
@@ -486,7 +486,7 @@ def pack_parcel(
         else:
             small.append(chunk)
     pieces.append(b"".join(small))
-    return needs, Parcel(pieces if len(pieces) > 1 else pieces[0], buffers, not needs)  # type: ignore[arg-type]
+    return needs, Parcel(pieces if len(pieces) > 1 else pieces[0], buffers, not needs)  # type: ignore[arg-type]  # bytes or pieces, as Parcel says
 
 
 class _Sink:

@@ -120,7 +120,7 @@ def start_python(*given: socket.socket | int, module: str = "far") -> subprocess
         f"from theus.environments.{module} import main; main(*{fds})"
     )
     return subprocess.Popen(  # noqa: S603 - the interpreter that runs here
-        [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", code],  # type: ignore[attr-defined]
+        [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", code],  # type: ignore[attr-defined]  # private, but what multiprocessing goes by, too
         stdin=subprocess.DEVNULL,
         pass_fds=fds,
         process_group=0,  # Ctrl-C on the terminal is for us; and what a worker starts can be killed with it

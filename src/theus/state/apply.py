@@ -74,7 +74,7 @@ def apply_op(root: Any, operation: Op, edits: Edits | None = None) -> tuple[Any,
         if together is None:
             together = Edits()
         together.grown.append((parent, way[-1] if way else None, container))
-    return (root if together is edits else together.finish(root)), moved  # type: ignore[union-attr]
+    return (root if together is edits else together.finish(root)), moved  # type: ignore[union-attr]  # it is the edits, or made above
 
 
 class Edits:

@@ -494,7 +494,7 @@ def _generate(cls: type) -> type:
         body[name] = _TallyField(cls, name) if name in tallies else _Field(cls, name)
     if dataclasses.is_dataclass(cls):
         own_setattr: Any = cls.__setattr__
-        if cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        if cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]  # typeshed has it not
             body["__setattr__"] = _frozen_setattr
             body["__delattr__"] = _frozen_delattr
         elif own_setattr is not object.__setattr__:

@@ -31,7 +31,7 @@ class _Pickled(Face):
     """Copies and pickles of a face are plain values, and so is what its type makes."""
 
     __slots__ = ()
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # as of dict, list and set
 
     _theus_class: Any  #: what it stands for
     _theus_said: type  #: what it says that it is

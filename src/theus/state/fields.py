@@ -73,6 +73,6 @@ def annotations_of(cls: type) -> dict[str, Any]:
     try:
         return inspect.get_annotations(cls)
     except NameError:  # Python 3.14 evaluates annotations when asked
-        from annotationlib import Format, get_annotations  # type: ignore[import-not-found,unused-ignore]
+        from annotationlib import Format, get_annotations  # type: ignore[import-not-found,unused-ignore]  # new in Python 3.14
 
         return dict(get_annotations(cls, format=Format.FORWARDREF))

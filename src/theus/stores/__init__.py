@@ -86,7 +86,7 @@ def _file(url: str, *, is_path: bool) -> Any:
         raise DefinitionError(
             f"store={url!r}: write sqlite:shop.db or sqlite:/var/lib/shop.db, and behind it ?sync=normal or ?sync=full."
         )
-    return lambda: SqliteDriver(path, sync)  # type: ignore[arg-type]
+    return lambda: SqliteDriver(path, sync)  # type: ignore[arg-type]  # it is one of the two words: checked above
 
 
 def open_later(url: str | os.PathLike[str], domain: Any) -> Store:

@@ -50,7 +50,7 @@ class Codec:
 
     def decode_ops(self, data: bytes) -> Ops:
         """Operations with values at rest."""
-        return _decode(data, lambda written, frames: [self._read_op(op, frames) for op in written])  # type: ignore[no-any-return]
+        return _decode(data, lambda written, frames: [self._read_op(op, frames) for op in written])  # type: ignore[no-any-return]  # _decode gives what the lambda does
 
     def encode(self, value: Any, hint: Any = None, *, process: str = "", where: str = "") -> bytes:
         """Any value, plain or at rest, as this annotation; None: nobody can annotate it.

@@ -196,7 +196,7 @@ class PostgresDriver(ServerDriver):
 
     def keep(self, version: Version, state: bytes, floor: Version) -> None:
         for number in range(0, len(state), PART):
-            self.ask(lambda number=number: self._put_part(version, number, state[number : number + PART]))  # type: ignore[misc]
+            self.ask(lambda number=number: self._put_part(version, number, state[number : number + PART]))  # type: ignore[misc]  # mypy infers no lambda with a default
         self.ask(lambda: self._keep(version, floor))
 
     def close(self) -> None:

@@ -63,7 +63,7 @@ def _zone(zone: tzinfo | None) -> str:
     if type(zone) is ZoneInfo and zone.key is not None:
         return f"[{zone.key}]"
     if type(zone) is timezone:
-        offset, *name = zone.__getinitargs__()  # type: ignore[attr-defined]
+        offset, *name = zone.__getinitargs__()  # type: ignore[attr-defined]  # typeshed has it not
         return f"[{' '.join([time(tzinfo=timezone(offset)).isoformat()[8:], *name])}]"
     raise Unfit(f"a zone of type {name_of(type(zone))}", "use zoneinfo.ZoneInfo or datetime.timezone")
 
@@ -152,7 +152,7 @@ def _write_list(values: Any, frames: Frames) -> list[Any]:
         or (kinds == {int} and min(values) >= -(2**63) and max(values) < 2**63)
         or (kinds == {float} and all(map(math.isfinite, values)))
     ):
-        return values  # type: ignore[no-any-return]
+        return values  # type: ignore[no-any-return]  # a list of plain values is what is written
     return each_of(values, write, frames)
 
 

@@ -28,9 +28,9 @@ def result_hint(step: Step[Any, Any], given: Any = Any) -> Any:
     if isinstance(step, Each):
         item = result_hint(step.step, _item(given))
         item = _either(item, Failed) if step.on_error == "collect" else item
-        return list[item]  # type: ignore[valid-type]
+        return list[item]  # type: ignore[valid-type]  # made at run time
     if isinstance(step, Parallel):
-        return tuple[tuple(result_hint(child, given) for child in step.steps)]  # type: ignore[misc]
+        return tuple[tuple(result_hint(child, given) for child in step.steps)]  # type: ignore[misc]  # made at run time
     if isinstance(step, (Branch, Repeat)):
         passes = isinstance(step, Repeat) or step.otherwise is None
         hints = [result_hint(child, given) for child in step.steps]
